@@ -1,0 +1,1 @@
+"""BERT and its family in JAX/Flax, from raw text to reproduced tables."""

@@ -1,0 +1,1 @@
+"""Text files and data sets to batches of arrays: documents, pre-training corpora, loaders. Never imports jax."""

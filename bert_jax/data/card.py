@@ -1,0 +1,103 @@
+"""The corpus card: what a corpus consists of, what looks wrong with it, and both as a table."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+MANY_UNKNOWN = 0.10  # a matching WordPiece vocabulary leaves well under 1 % of English or Chinese text unknown
+MANY_SINGLE_SENTENCES = 0.50  # of the documents
+UNEVEN_LABELS = 0.95  # share of one label; the original's rules give 0.5 to 0.7 on prose
+
+
+def split_card(counts: Mapping[str, int], max_seq_length: int, shards: list[dict]) -> dict:
+    """The card of one split from its summed counts.
+
+    Args:
+      counts: documents, sentences, tokens, text_bytes, unknown, single_sentence (documents with one sentence),
+        instances, random_next, same_document, truncated, short, length (real tokens of all instances).
+      max_seq_length: tokens of a padded row.
+      shards: name and instances of each file.
+    """
+    c = Counter(counts)
+    instances, documents = c["instances"], c["documents"]
+    return {
+        "documents": documents,
+        "sentences": c["sentences"],
+        "tokens": c["tokens"],
+        "text_bytes": c["text_bytes"],
+        "instances": instances,
+        "sentences_per_document": c["sentences"] / documents,
+        "single_sentence_documents": c["single_sentence"] / documents,
+        "unknown": c["unknown"] / c["tokens"],
+        "random_next": c["random_next"] / instances,
+        "random_next_same_document": c["same_document"] / instances,
+        "truncated": c["truncated"] / instances,
+        "short": c["short"] / instances,
+        "mean_length": c["length"] / instances,
+        "padding": 1 - c["length"] / (instances * max_seq_length),
+        "shards": shards,
+    }
+
+
+def find_warnings(split: str, card: Mapping) -> list[str]:
+    """What looks wrong in the card of a split, each with its likely cause."""
+    found = []
+    if card["documents"] == 1:
+        found.append(
+            "a single document: every random next sentence comes from that document itself, so NSP cannot be learnt; "
+            "give more files, or --format sentences if blank lines separate documents"
+        )
+    if card["single_sentence_documents"] > MANY_SINGLE_SENTENCES:
+        found.append(
+            f"{card['single_sentence_documents']:.0%} of the documents are one sentence, without a real next sentence; "
+            "a blank line after every sentence would do that"
+        )
+    if not 1 - UNEVEN_LABELS <= card["random_next"] <= UNEVEN_LABELS:
+        every = "all" if card["random_next"] in (0, 1) else "nearly all"
+        found.append(
+            f"{every} NSP labels are equal ({card['random_next']:.1%} random next): there is nothing to learn; "
+            "check the documents and the sentence lengths"
+        )
+    if card["unknown"] > MANY_UNKNOWN:
+        found.append(
+            f"{card['unknown']:.1%} of the tokens are [UNK]: the vocabulary does not fit the text's language, casing "
+            "or encoding"
+        )
+    return [f"{split}: {text}" for text in found]
+
+
+ROWS = (
+    ("documents", "documents", "{:,}"),
+    ("sentences", "sentences", "{:,}"),
+    ("tokens", "tokens", "{:,}"),
+    ("text_bytes", "bytes of text", "{:,}"),
+    ("sentences_per_document", "sentences a document", "{:.1f}"),
+    ("single_sentence_documents", "documents of one sentence", "{:.1%}"),
+    ("unknown", "[UNK]", "{:.3%}"),
+    ("instances", "instances", "{:,}"),
+    ("random_next", "random next", "{:.1%}"),
+    ("random_next_same_document", "  from the same document", "{:.1%}"),
+    ("truncated", "truncated", "{:.1%}"),
+    ("short", "short target length", "{:.1%}"),
+    ("mean_length", "mean length", "{:.1f}"),
+    ("padding", "padding", "{:.1%}"),
+)
+
+
+def card_table(card: Mapping) -> RenderableType:
+    """The card as a table, its warnings below."""
+    title = (
+        f"max_seq_length {card['max_seq_length']}, dupe_factor {card['dupe_factor']}, seed {card['seed']}, "
+        f"vocabulary {card['vocab_size']:,} ({card['fingerprint'][:12]})"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for split in card["splits"]:
+        table.add_column(split, justify="right")
+    for key, label, form in ROWS:
+        table.add_row(label, *(form.format(split[key]) for split in card["splits"].values()))
+    table.add_row("shards", *(str(len(split["shards"])) for split in card["splits"].values()))
+    return Group(table, *(Text(f"warning: {warning}", style="bold yellow") for warning in card["warnings"]))

@@ -1,0 +1,66 @@
+"""Tokenized documents as three flat files: one document is a slice, and memory does not grow with the corpus."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+TOKENS, SENTENCES, DOCUMENTS = "tokens.bin", "sentences.bin", "documents.bin"
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The narrowest little-endian dtype that holds every id: uint16 up to 65,536 pieces, else uint32."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+class Tokenized(NamedTuple):
+    """Some tokenized documents, none of them empty."""
+
+    tokens: np.ndarray  # int [tokens] ids, all sentences one after the other
+    sentence_lengths: np.ndarray  # int [sentences] tokens in each, at least 1
+    document_lengths: np.ndarray  # int [documents] sentences in each, at least 1
+
+
+class TokenStore(NamedTuple):
+    """Tokenized documents, memory-mapped: sentence s is `tokens[sentences[s] : sentences[s + 1]]`."""
+
+    tokens: np.ndarray  # uint16 or uint32 [tokens] ids without special tokens
+    sentences: np.ndarray  # int64 [sentences + 1] where each sentence starts in `tokens`, then the end of the last
+    documents: np.ndarray  # int64 [documents + 1] where each document starts in `sentences`, then the end of the last
+
+    @classmethod
+    def open(cls, folder: Path, dtype: np.dtype) -> "TokenStore":
+        """Maps a finished store; pages are read from disk as they are needed."""
+        # asarray drops the memmap subclass, whose slicing is several times slower than a plain array's.
+        arrays = [
+            np.asarray(np.memmap(folder / name, kind, mode="r"))
+            for name, kind in ((TOKENS, dtype), (SENTENCES, "<i8"), (DOCUMENTS, "<i8"))
+        ]
+        return cls(*arrays)
+
+
+class TokenStoreWriter:
+    """Appends tokenized documents to a new store in `folder`."""
+
+    def __init__(self, folder: Path, dtype: np.dtype) -> None:
+        folder.mkdir(parents=True)
+        self.tokens = self.sentences = self.documents = 0
+        self._dtype = dtype
+        self._files = [(folder / name).open("wb") for name in (TOKENS, SENTENCES, DOCUMENTS)]
+        for file in self._files[1:]:
+            file.write(np.zeros(1, "<i8").tobytes())
+
+    def append(self, documents: Tokenized) -> None:
+        """Adds documents after those already there."""
+        token_file, sentence_file, document_file = self._files
+        token_file.write(documents.tokens.astype(self._dtype).tobytes())
+        sentence_file.write((self.tokens + np.cumsum(documents.sentence_lengths, dtype="<i8")).tobytes())
+        document_file.write((self.sentences + np.cumsum(documents.document_lengths, dtype="<i8")).tobytes())
+        self.tokens += len(documents.tokens)
+        self.sentences += len(documents.sentence_lengths)
+        self.documents += len(documents.document_lengths)
+
+    def close(self) -> None:
+        """Flushes and closes the three files."""
+        for file in self._files:
+            file.close()

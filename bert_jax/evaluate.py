@@ -1,0 +1,47 @@
+"""Evaluates a learner on a source; as a program, a finished or running experiment again: `python -m bert_jax.evaluate`."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from bert_jax.data.loader import Source, evaluation_batches
+
+
+def evaluate(
+    step: Callable, params: Any, seed: Any, source: Source, batch_size: int, sharding: NamedSharding
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Metrics and predictions over every example of a source, each counted once.
+
+    Args:
+        step: of `training.step.make_evaluate_step`.
+        params, seed: of the training state.
+        batch_size: rows; the last batch is filled up with rows of weight 0.
+    """
+    sums: dict[str, np.ndarray] = {}
+    predictions: dict[str, list[np.ndarray]] = {}
+    for batch in evaluation_batches(source, batch_size):
+        real = batch["weight"] > 0
+        metrics, predicted = jax.device_get(step(params, seed, jax.device_put(batch, sharding)))
+        for name, mean in metrics.items():
+            sums[name] = sums.get(name, 0) + np.array([mean.total, mean.count], np.float64)
+        for name, values in predicted.items():
+            predictions.setdefault(name, []).append(values[real])
+    means = {name: float(total / max(count, 1e-12)) for name, (total, count) in sums.items()}
+    return means, {name: np.concatenate(values) for name, values in predictions.items()}
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Writes a TSV with a header, whole or not at all; no file for no rows."""
+    if not rows:
+        return
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), delimiter="\t")
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.rename(path)

@@ -1,0 +1,182 @@
+"""An experiment: what is trained, on what, how; its command line, and its record in the workdir."""
+
+import dataclasses
+import datetime
+import importlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import tyro
+
+from bert_jax.learners.multitask import Multitask
+from bert_jax.training.optim import BertAdam
+from bert_jax.training.sharding import MeshShape
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A run, complete: built by an experiment file, its numbers changed by flags, written to `config.json`."""
+
+    task: Any
+    """where the examples come from"""
+    learner: Multitask
+    """what is trained"""
+    optimizer: Any = BertAdam()
+    """how"""
+    steps: int = 0
+    """updates; or give epochs"""
+    epochs: float = 0.0
+    """passes over the training examples: int(examples / batch_size * epochs) updates (run_classifier.py:843)"""
+    batch_size: int = 32
+    """rows of the global batch"""
+    eval_batch_size: int = 256
+    """rows of an evaluation batch"""
+    seed: int = 12345
+    """of initial weights, order, masking and dropout (12345 as create_pretraining_data.py:54)"""
+    init_from: Path | None = None
+    """workdir of the run to start from: its encoder, its tokenizer, and the heads that both have"""
+    init_checkpoint: typing.Literal["best", "latest"] = "latest"
+    """which of its checkpoints"""
+    random_weights: bool = False
+    """take only the architecture and the tokenizer of `init_from`: the from-scratch baseline"""
+    best_metric: str = ""
+    """evaluation metric whose best checkpoint is kept besides the latest, e.g. valid/classify/accuracy"""
+    keep: int = 2
+    """latest checkpoints kept"""
+    log_every: int = 50
+    """steps between lines of metrics"""
+    eval_every: int = 500
+    """steps between evaluations; there is one at the end, too"""
+    checkpoint_every: int = 500
+    """steps between checkpoints; there is one at the end, too"""
+    mesh: MeshShape = MeshShape()
+    """how devices share the work"""
+
+    def __post_init__(self):
+        for name in ("batch_size", "eval_batch_size", "keep", "log_every", "eval_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if (self.steps > 0) == (self.epochs > 0):
+            raise ValueError(f"give steps or epochs, one of them: steps is {self.steps}, epochs is {self.epochs}")
+        if self.learner.encoder is None and self.init_from is None:
+            raise ValueError("nothing to start from: the learner has no encoder and init_from is not given")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be between 0 and 2**32 - 1, got {self.seed}")
+
+    def total_steps(self, examples: int) -> int:
+        """Updates of the run. Raises ValueError where the epochs make none."""
+        steps = self.steps or int(examples / self.batch_size * self.epochs)
+        if steps < 1:
+            raise ValueError(f"{self.epochs} epochs of {examples} examples make no batch of {self.batch_size}")
+        return steps
+
+
+# What may change between a run and its continuation: it does not change what is computed.
+FREE_FIELDS = ("mesh", "keep", "log_every", "checkpoint_every", "eval_batch_size")
+
+
+def parse(config: Callable[[], Experiment], args: list[str] | None = None) -> tuple[Path, Experiment]:
+    """Workdir and experiment from the command line; flags override the numbers of `config()`."""
+
+    def run(
+        workdir: Path, experiment: Annotated[Experiment, tyro.conf.arg(name="")] = config()
+    ) -> tuple[Path, Experiment]:
+        """Args: workdir: folder of the run: a new one, or that of an interrupted run of the same experiment."""
+        return workdir, experiment
+
+    return tyro.cli(run, args=args, description=sys.modules[config.__module__].__doc__, config=(tyro.conf.FlagConversionOff,))
+
+
+def encode(value: Any) -> Any:
+    """An experiment, or a part of one, as JSON: a dataclass is its fields and its class; `decode` reads it back."""
+    if dataclasses.is_dataclass(value):
+        fields = [f.name for f in dataclasses.fields(value) if f.init and f.name not in ("parent", "name")]
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        return {"class": kind} | {name: encode(getattr(value, name)) for name in fields}
+    if isinstance(value, Mapping):
+        return {key: encode(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [encode(item) for item in value]
+    return str(value) if isinstance(value, os.PathLike) else value
+
+
+def decode(value: Any, hint: Any = None) -> Any:
+    """The inverse of `encode`. Raises ValueError for a class that cannot be found."""
+    if isinstance(value, dict) and "class" in value:
+        module, _, name = value["class"].rpartition(".")
+        try:
+            kind = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"class {value['class']} of the record cannot be imported: {error}") from None
+        hints = typing.get_type_hints(kind)
+        return kind(**{key: decode(item, hints.get(key)) for key, item in value.items() if key != "class"})
+    if isinstance(value, dict):
+        return {key: decode(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(decode(item) for item in value)
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return Path(value) if isinstance(value, str) and Path in options else value
+
+
+def claim_workdir(workdir: Path, experiment: Experiment) -> None:
+    """Makes the workdir this experiment's, or finds that it is.
+
+    Raises ValueError for a workdir of another experiment (naming the fields that differ) or a folder of something else.
+    """
+    record, path = encode(experiment), workdir / "config.json"
+    if path.exists():
+        differences = [
+            line
+            for line in _differences(json.loads(path.read_text()), record, "")
+            if line.split(":")[0].split(".")[0] not in FREE_FIELDS
+        ]
+        if differences:
+            listing = "\n  ".join(differences)
+            raise ValueError(f"{workdir} holds another experiment; take another --workdir. It differs in\n  {listing}")
+        return
+    if workdir.exists() and any(workdir.iterdir()):
+        raise ValueError(f"{workdir} is not empty and holds no run (no config.json): take another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    temporary.rename(path)
+
+
+def _differences(there: Any, here: Any, where: str) -> list[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        return [
+            line
+            for key in (there | here)
+            for line in _differences(there.get(key), here.get(key), f"{where}.{key}".lstrip("."))
+        ]
+    return [] if there == here else [f"{where}: {there!r} there, {here!r} now"]
+
+
+def write_environment(workdir: Path) -> None:
+    """Records what the run was made with: package versions, devices, and the commit where the code is a checkout.
+
+    One line of JSON per start of the run, since a continuation can have another environment.
+    """
+    root = Path(__file__).parent.parent
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False)
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "sentencepiece", "numpy")
+    record = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "commit": git.stdout.strip() or None,
+        "python": sys.version.split()[0],
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "devices": [device.device_kind for device in jax.devices()],
+        "cores": len(os.sched_getaffinity(0)),
+    }
+    with open(workdir / "environment.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")

@@ -1,0 +1,1 @@
+"""What is trained: a Linen module with `(batch, train) -> metrics`, all that the loop knows of a model."""

@@ -1,0 +1,76 @@
+"""One encoder under several objectives: pre-training, fine-tuning, and both at once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from bert_jax.nn.losses import Mean
+
+
+class Multitask(nn.Module):
+    """`Multitask(bert("base"), {"mlm": Mlm(), "nsp": Nsp()})`; the loss is the sum of the objectives' mean losses.
+
+    Attributes:
+        encoder: a module `(batch, train) -> Encoded`; None stands for the encoder of the checkpoint that training starts from.
+        objectives: by name; the names prefix metrics (`mlm/loss`) and parameters (`objectives_mlm`).
+        weights: of the losses, by name; 1 where absent (run_pretraining.py:148: 1 : 1).
+    """
+
+    encoder: Any
+    objectives: Mapping[str, nn.Module]
+    weights: Mapping[str, float] | None = None
+
+    def for_vocabulary(self, vocab_size: int, special_ids: tuple[int, ...]) -> "Multitask":
+        """The same learner over a vocabulary (its size and its [CLS], [SEP], [MASK]).
+
+        Raises ValueError where a part of it was made for another one.
+        """
+        if self.encoder.vocab_size not in (0, vocab_size):
+            raise ValueError(
+                f"the encoder has vocab_size {self.encoder.vocab_size}, but the tokenizer has {vocab_size} pieces; "
+                "0 takes the tokenizer's"
+            )
+        objectives = {
+            name: objective.for_vocabulary(vocab_size, special_ids) if hasattr(objective, "for_vocabulary") else objective
+            for name, objective in self.objectives.items()
+        }
+        return self.clone(encoder=self.encoder.clone(vocab_size=vocab_size), objectives=objectives)
+
+    def corrupt(self, key: Key[Array, ""], step: Array | int, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """Applies every objective's corruption; random bits are a function of (key, objective, step, example)."""
+        for i, name in enumerate(self.objectives):
+            objective = self.objectives[name]
+            if not hasattr(objective, "corrupt"):
+                continue
+            own = jax.random.fold_in(key, i)
+            own = jax.random.fold_in(own, 0 if getattr(objective, "static", False) else step)
+            batch = objective.corrupt(jax.vmap(lambda example, k=own: jax.random.fold_in(k, example))(batch["example"]), batch)
+        return dict(batch)
+
+    def __call__(self, batch: Mapping[str, Array], train: bool = False) -> dict[str, Mean]:
+        """Metrics by name; `loss_of` gives what is minimised."""
+        encoded = self.encoder(batch, train)
+        metrics = {}
+        for name in self.objectives:  # over the keys: a bound module's dict is a FrozenDict with one-shot items()
+            own = self.objectives[name](encoded, batch, train)
+            metrics |= {f"{name}/{metric}": mean for metric, mean in own.items()}
+        return metrics
+
+    def loss_of(self, metrics: Mapping[str, Mean]) -> Float[Array, ""]:
+        """The weighted sum of the objectives' mean losses."""
+        weights = self.weights or {}
+        return sum((weights.get(name, 1.0) * metrics[f"{name}/loss"].value for name in self.objectives), jnp.float32(0))
+
+    def predict(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """What the objectives predict without labels, by `objective/name`."""
+        encoded = self.encoder(batch, False)
+        predictions = {}
+        for name in self.objectives:
+            objective = self.objectives[name]
+            if hasattr(objective, "predict"):
+                predictions |= {f"{name}/{key}": value for key, value in objective.predict(encoded, batch).items()}
+        return predictions

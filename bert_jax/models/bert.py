@@ -1,0 +1,183 @@
+"""BERT's encoder (Devlin et al. 2018, arXiv 1810.04805; google-research/bert `modeling.py`)."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bert_jax.models.encoded import Encoded
+from bert_jax.nn.attention import SelfAttention
+from bert_jax.nn.dot import ComputeDtype, compute_dtype
+from bert_jax.nn.dropout import Dropout
+from bert_jax.nn.linear import INIT_STDDEV, Linear, Table
+from bert_jax.nn.mlp import Activation, Mlp
+from bert_jax.nn.norm import LayerNorm
+from bert_jax.nn.stack import stack
+
+
+class Bert(nn.Module):
+    """Embeddings, a tower of post-norm layers, and a pooler over `[CLS]`; the defaults are BERT-base.
+
+    Attributes:
+        vocab_size: V; 0 stands for that of the tokenizer which the data was made with.
+        num_layers: N.
+        width: D.
+        num_heads: H; divides the width.
+        mlp_width: F.
+        max_length: rows of the position table, the longest input.
+        segment_types: S (the original's code defaults to 16, its released models have 2).
+        dropout: on the embeddings and on each block's output.
+        attention_dropout: on the attention probabilities.
+        activation: the original's GELU is the tanh approximation.
+        norm_epsilon: of every layer norm.
+        init_stddev: of every kernel and table.
+        pooler: whether there is one.
+        scan: one looped layer instead of unrolled ones: compiles faster, runs slower, same parameters.
+        remat: recompute each layer in the backward pass instead of keeping its activations.
+        dtype: of the operands of every dot; `auto` is float32 on CPU, bfloat16 elsewhere. Parameters stay float32.
+    """
+
+    vocab_size: int = 0
+    num_layers: int = 12
+    width: int = 768
+    num_heads: int = 12
+    mlp_width: int = 3072
+    max_length: int = 512
+    segment_types: int = 2
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation: Activation = "gelu_tanh"
+    norm_epsilon: float = 1e-12
+    init_stddev: float = INIT_STDDEV
+    pooler: bool = True
+    scan: bool = False
+    remat: bool = False
+    dtype: ComputeDtype = "auto"
+
+    @nn.compact
+    def __call__(self, batch: Mapping[str, Array], train: bool = False) -> Encoded:
+        """Encodes `tokens` [B, L] with `segments` [B, L] and `lengths` [B] (or `sequence_ids` [B, L], `positions` [B, L])."""
+        self._check(batch)
+        embeddings, table = Embeddings(
+            self.vocab_size,
+            self.width,
+            self.max_length,
+            self.segment_types,
+            self.dropout,
+            self.norm_epsilon,
+            self.init_stddev,
+            name="embeddings",
+        )(batch, train)
+        layer = Layer(
+            self.num_heads,
+            self.mlp_width,
+            self.dropout,
+            self.attention_dropout,
+            self.activation,
+            self.norm_epsilon,
+            self.init_stddev,
+            self.dtype,
+            name="layers",
+        )
+        hidden, layers = stack(
+            layer,
+            embeddings,
+            batch.get("lengths"),
+            batch.get("sequence_ids"),
+            train,
+            count=self.num_layers,
+            scan=self.scan,
+            remat=self.remat,
+        )
+        pooled = None
+        if self.pooler:  # modeling.py:224-232: always tanh, whatever the activation
+            first = Linear("BD,DE->BE", (self.width,), stddev=self.init_stddev, dtype=self.dtype, name="pooler")
+            pooled = jnp.tanh(first(hidden[:, 0]))
+            pooled = pooled.astype(compute_dtype(self.dtype))
+        hidden = hidden.astype(compute_dtype(self.dtype))
+        return Encoded(hidden, pooled, table, {"embeddings": embeddings, "layers": layers})
+
+    def _check(self, batch: Mapping[str, Array]) -> None:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        if self.vocab_size <= 0:
+            raise ValueError(f"vocab_size is {self.vocab_size}: give the tokenizer's ")
+        length = batch["tokens"].shape[1]
+        if length > self.max_length:
+            raise ValueError(f"rows of {length} tokens, but the position table has {self.max_length} (max_length)")
+
+
+class Embeddings(nn.Module):
+    """Word + position + segment, layer norm, dropout, in this order (modeling.py:368-372, 482-520)."""
+
+    vocab_size: int
+    width: int
+    max_length: int
+    segment_types: int
+    dropout: float
+    norm_epsilon: float
+    init_stddev: float
+
+    @nn.compact
+    def __call__(
+        self, batch: Mapping[str, Int[Array, "..."]], train: bool
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "V D"]]:
+        tokens = batch["tokens"]
+        words = Table("VD", (self.vocab_size, self.width), self.init_stddev, name="words")
+        positions = Table("LD", (self.max_length, self.width), self.init_stddev, name="positions")
+        segments = Table("SD", (self.segment_types, self.width), self.init_stddev, name="segments")
+        x = words(tokens)
+        if "positions" in batch:
+            x += positions(batch["positions"])
+        else:
+            x += positions.table[: tokens.shape[1]]
+        x += segments(batch["segments"]) if "segments" in batch else segments.table[0]
+        x = LayerNorm(self.norm_epsilon, name="norm")(x)
+        return Dropout(self.dropout)(x, train), words.table
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each as dense, dropout, residual, layer norm (modeling.py:858-880: post-norm)."""
+
+    num_heads: int
+    mlp_width: int
+    dropout: float
+    attention_dropout: float
+    activation: Activation
+    norm_epsilon: float
+    init_stddev: float
+    dtype: ComputeDtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        lengths: Int[Array, " B"] | None,
+        sequence_ids: Int[Array, "B L"] | None,
+        train: bool,
+    ) -> Float[Array, "B L D"]:
+        drop = Dropout(self.dropout)
+        attention = SelfAttention(self.num_heads, self.attention_dropout, self.init_stddev, self.dtype, name="attention")
+        mixed = drop(attention(x, lengths, sequence_ids, train), train)
+        x = LayerNorm(self.norm_epsilon, name="attention_norm")(x + mixed)
+        wide = Mlp(self.mlp_width, self.activation, self.init_stddev, self.dtype, name="mlp")(x)
+        return LayerNorm(self.norm_epsilon, name="mlp_norm")(x + drop(wide, train))
+
+
+# name: (layers, width). Heads are width / 64, the feed-forward width is 4 x width in all of them.
+# Base and large: Devlin et al. 2018, section 3. The small ones: Turc et al. 2019, arXiv 1908.08962, table 1.
+SIZES = {
+    "tiny": (2, 128),
+    "mini": (4, 256),
+    "small": (4, 512),
+    "medium": (8, 512),
+    "base": (12, 768),
+    "large": (24, 1024),
+}
+
+
+def bert(size: str, **overrides) -> Bert:
+    """The encoder of a published size: `bert("mini", dropout=0.0)`. Raises KeyError for an unknown name."""
+    num_layers, width = SIZES[size]
+    return Bert(**{"num_layers": num_layers, "width": width, "num_heads": width // 64, "mlp_width": 4 * width} | overrides)

@@ -1,0 +1,21 @@
+"""What every encoder returns."""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Float
+
+
+class Encoded(NamedTuple):
+    """An encoded batch.
+
+    Attributes:
+        hidden: the last layer's output, in the encoder's compute dtype, which the heads take over for their dots.
+        pooled: the pooler's output per row, likewise, or None for an encoder without one.
+        table: the token embeddings, so that tying a decoder to them is an argument.
+        intermediates: by name, e.g. `embeddings` [B, L, D] and `layers` [N, B, L, D]; jit drops what is unused.
+    """
+
+    hidden: Float[Array, "B L D"]
+    pooled: Float[Array, "B D"] | None
+    table: Float[Array, "V E"]
+    intermediates: dict[str, Array]

@@ -1,0 +1,83 @@
+"""Multi-head self-attention over right-padded or packed rows."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bert_jax.nn.dot import ComputeDtype, compute_dtype, dot
+from bert_jax.nn.dropout import Dropout
+from bert_jax.nn.linear import INIT_STDDEV, Linear
+
+
+def visible_keys(
+    length: int,
+    lengths: Int[Array, " B"] | None = None,
+    sequence_ids: Int[Array, "B M"] | None = None,
+) -> Bool[Array, "B 1 #L M"] | None:
+    """Which keys each query attends to, from what tells the tokens of a row apart.
+
+    Args:
+        length: M, the width of the rows.
+        lengths: right-padded rows; every query sees the first `lengths` keys (modeling.py:524-555: keys alone are masked).
+        sequence_ids: several sequences in a row, or holes; a query sees the keys that have its own id. 0 is padding.
+    """
+    if sequence_ids is not None:
+        return (sequence_ids[:, :, None] == sequence_ids[:, None, :])[:, None]
+    if lengths is not None:
+        return (jnp.arange(length)[None, :] < lengths[:, None])[:, None, None]
+    return None
+
+
+def attend(
+    query: Float[Array, "B H L K"],
+    key: Float[Array, "B H M K"],
+    value: Float[Array, "B H M K"],
+    dtype: jnp.dtype,
+    lengths: Int[Array, " B"] | None = None,
+    sequence_ids: Int[Array, "B M"] | None = None,
+    dropout=lambda probabilities: probabilities,
+) -> tuple[Float[Array, "B H L K"], Float[Array, "B H L M"]]:
+    """Scaled dot-product attention; returns the mixed values and the probabilities before dropout.
+
+    Scores and softmax are float32. A masked score is replaced by the most negative finite number, which after the softmax
+    is the same 0.0 as the original's adder of -10000 (modeling.py:712), and a row without any visible key stays finite.
+    """
+    scores = dot("BHLK,BHMK->BHLM", query, key, dtype) * (query.shape[-1] ** -0.5)
+    visible = visible_keys(key.shape[2], lengths, sequence_ids)
+    if visible is not None:
+        scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
+    probabilities = jax.nn.softmax(scores, axis=-1)
+    return dot("BHLM,BHMK->BHLK", dropout(probabilities), value, dtype), probabilities
+
+
+class SelfAttention(nn.Module):
+    """Query, key and value in one projection, attention, output projection (modeling.py:558-751)."""
+
+    num_heads: int
+    dropout: float = 0.1
+    stddev: float = INIT_STDDEV
+    dtype: ComputeDtype = "auto"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        lengths: Int[Array, " B"] | None,
+        sequence_ids: Int[Array, "B L"] | None,
+        train: bool,
+    ) -> Float[Array, "B L D"]:
+        width = x.shape[-1]
+        head_width = width // self.num_heads
+        qkv = Linear(
+            "BLD,DJHK->JBHLK", (3, self.num_heads, head_width), stddev=self.stddev, dtype=self.dtype, name="qkv"
+        )(x)
+        drop = Dropout(self.dropout)
+        mixed, _ = attend(
+            *qkv,
+            dtype=compute_dtype(self.dtype),
+            lengths=lengths,
+            sequence_ids=sequence_ids,
+            dropout=lambda probabilities: drop(probabilities, train),
+        )
+        return Linear("BHLK,HKD->BLD", (width,), stddev=self.stddev, dtype=self.dtype, name="out")(mixed)

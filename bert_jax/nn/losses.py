@@ -1,0 +1,40 @@
+"""Averages that stay exact over devices, batches and ragged ends, and the cross-entropy they are taken of."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class Mean(NamedTuple):
+    """An average kept as its sum and its weight: adding two of them is exact, averaging averages is not.
+
+    Inside a jitted step over a sharded batch both are sums over the global batch.
+    """
+
+    total: Float[Array, ""]
+    count: Float[Array, ""]
+
+    @classmethod
+    def of(cls, values: Float[Array, "..."], weights: Float[Array, "..."]) -> "Mean":
+        """The weighted mean of `values`; both of one shape. A weight of 0 hides even a non-finite value."""
+        return cls(jnp.sum(jnp.where(weights > 0, values * weights, 0.0)), jnp.sum(weights))
+
+    @property
+    def value(self) -> Float[Array, ""]:
+        """total / count; 0 where nothing was counted."""
+        return self.total / jnp.maximum(self.count, 1e-12)
+
+
+def cross_entropy(logits: Float[Array, "... C"], labels: Int[Array, "..."]) -> Float[Array, "..."]:
+    """Negative log likelihood of the label in nats, float32."""
+    logits = logits.astype(jnp.float32)
+    label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - label_logits
+
+
+def hits(logits: Float[Array, "... C"], labels: Int[Array, "..."]) -> Float[Array, "..."]:
+    """1.0 where the label has the largest logit. Compares with the maximum, which is far cheaper than an argmax."""
+    label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return (label_logits >= jnp.max(logits, axis=-1)).astype(jnp.float32)

@@ -1,0 +1,34 @@
+"""A tower of equal layers, unrolled or scanned over one set of stacked parameters."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+
+def stack(
+    layer: nn.Module, x: Float[Array, "B L D"], *context, count: int, scan: bool = False, remat: bool = False
+) -> tuple[Float[Array, "B L D"], Float[Array, "N B L D"]]:
+    """Applies `count` copies of `layer` in turn; returns the last output and all of them.
+
+    Parameters have a leading axis `N` in both forms, so a checkpoint of one is a checkpoint of the other.
+
+    Args:
+        layer: a module of the calling module's scope, called as `layer(x, *context)`.
+        context: what every layer sees unchanged (lengths, sequence ids, train).
+        scan: one traced layer in a loop (compiles fast) in place of `count` unrolled ones (runs faster).
+        remat: recompute a layer's activations in the backward pass instead of keeping them.
+    """
+
+    def apply(layer, x):  # closes over the context, since `nn.remat` would trace an argument such as `train`
+        x = layer(x, *context)
+        return x, x
+
+    if remat:
+        apply = nn.remat(apply, prevent_cse=not scan)
+    return nn.scan(
+        lambda layer, x, _: apply(layer, x),
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=count,
+        unroll=1 if scan else count,
+        metadata_params={nn.PARTITION_NAME: "N"},
+    )(layer, x, None)

@@ -1,0 +1,9 @@
+"""Corruption, head and loss in one file each; an objective is all that a learner knows of a task.
+
+An objective is a Linen module with
+- `corrupt(keys, batch) -> batch`: what happens to the inputs before the encoder, without parameters; `keys` [B] is one
+  random key per row, so that the outcome depends on the example and not on its place in a batch;
+- `__call__(encoded, batch, train) -> {"loss": Mean, ...}`;
+- `predict(encoded, batch) -> {name: array with leading axis B}`.
+Every average is weighted by `batch["weight"]` [B], which is 0 in the filler rows of a ragged last batch.
+"""

@@ -1,0 +1,45 @@
+"""Classification of a text or a pair of texts from the pooled output."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from bert_jax.models.encoded import Encoded
+from bert_jax.nn.dropout import Dropout
+from bert_jax.nn.linear import INIT_STDDEV, Linear
+from bert_jax.nn.losses import Mean, cross_entropy, hits
+
+
+class Classify(nn.Module):
+    """Dropout and one projection to C classes (run_classifier.py:590-612).
+
+    Attributes:
+        num_classes: C; 0 stands for that of the task's data.
+        dropout: on the pooled output.
+    """
+
+    num_classes: int = 0
+    dropout: float = 0.1
+    init_stddev: float = INIT_STDDEV
+
+    @nn.compact
+    def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:
+        """Loss in nats and accuracy against `label` [B]."""
+        logits = self._logits(encoded, train)
+        labels, weights = batch["label"], batch["weight"]
+        return {
+            "loss": Mean.of(cross_entropy(logits, labels), weights),
+            "accuracy": Mean.of(hits(logits, labels), weights),
+        }
+
+    @nn.compact
+    def predict(self, encoded: Encoded, batch: Mapping[str, Array]) -> dict[str, Float[Array, "B C"]]:
+        """`probabilities` [B, C]."""
+        return {"probabilities": jax.nn.softmax(self._logits(encoded, False), axis=-1)}
+
+    @nn.nowrap
+    def _logits(self, encoded: Encoded, train: bool) -> Float[Array, "B C"]:
+        output = Linear("BD,DC->BC", (self.num_classes,), self.init_stddev, dtype=str(encoded.hidden.dtype), name="output")
+        return output(Dropout(self.dropout)(encoded.pooled, train))

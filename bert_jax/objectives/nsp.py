@@ -1,0 +1,26 @@
+"""Next sentence prediction: does segment B follow segment A in its document? (Devlin et al. 2018, section 3.1)"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+from jaxtyping import Array
+
+from bert_jax.models.encoded import Encoded
+from bert_jax.nn.linear import INIT_STDDEV, Linear
+from bert_jax.nn.losses import Mean, cross_entropy, hits
+
+
+class Nsp(nn.Module):
+    """Two classes over the pooled output, no dropout; label 0 = follows, 1 = random (run_pretraining.py:288-304)."""
+
+    init_stddev: float = INIT_STDDEV
+
+    @nn.compact
+    def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:
+        """Loss in nats and accuracy against `pair_label` [B]."""
+        logits = Linear("BD,DC->BC", (2,), stddev=self.init_stddev, dtype=str(encoded.hidden.dtype), name="output")(encoded.pooled)
+        labels, weights = batch["pair_label"], batch["weight"]
+        return {
+            "loss": Mean.of(cross_entropy(logits, labels), weights),
+            "accuracy": Mean.of(hits(logits, labels), weights),
+        }

@@ -1,0 +1,111 @@
+"""From an experiment to everything it stands for, checked: what can be wrong is found here, before compilation."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax.data.loader import Source, TrainingBatches
+from bert_jax.experiment import Experiment
+from bert_jax.learners.multitask import Multitask
+from bert_jax.pretrained import Pretrained, load_workdir
+from bert_jax.text.tokenizer import Tokenizer
+from bert_jax.training.sharding import check_batch_size
+from bert_jax.training.step import abstract_parameters
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An experiment with its data opened.
+
+    Attributes:
+        experiment: as given, with the encoder filled in.
+        learner: with the vocabulary's size and the number of classes filled in.
+        tokenizer: of the data.
+        train_source: training examples.
+        evaluations: held-out examples by name.
+        mesh: over all devices.
+        steps: updates of the whole run.
+        initial: parameters to start from, by top-level name; empty for random weights.
+        example_batch: the first rows of the training data, for shapes.
+    """
+
+    experiment: Experiment
+    learner: Multitask
+    tokenizer: Tokenizer
+    train_source: Source
+    evaluations: dict[str, Source]
+    mesh: Mesh
+    steps: int
+    initial: dict[str, Any]
+    example_batch: dict[str, np.ndarray]
+
+
+def resolve(experiment: Experiment) -> Resolved:
+    """Opens and checks what an experiment names.
+
+    Raises ValueError or FileNotFoundError for what does not fit: files, vocabulary, lengths, classes, batch and devices,
+    the shapes of the parameters to start from.
+    """
+    mesh = experiment.mesh.build()
+    check_batch_size(experiment.batch_size, mesh)
+    check_batch_size(experiment.eval_batch_size, mesh)
+    start = None
+    if experiment.init_from is not None:
+        start = load_workdir(experiment.init_from, experiment.init_checkpoint, weights=not experiment.random_weights)
+    tokenizer = _tokenizer(experiment, start)
+    task, learner = experiment.task, experiment.learner
+    if learner.encoder is None:
+        learner = learner.clone(encoder=start.encoder)
+    experiment = dataclasses.replace(experiment, learner=learner)
+    special_ids = (tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
+    learner = task.prepare(learner.for_vocabulary(tokenizer.vocab_size, special_ids))
+    source, evaluations = task.train(tokenizer), task.evaluations(tokenizer)
+    for name, data in ({"train": source} | evaluations).items():
+        if data.max_length > learner.encoder.max_length:
+            raise ValueError(
+                f"the {name} data has rows of {data.max_length} tokens, but the encoder's position table has "
+                f"{learner.encoder.max_length} (max_length)"
+            )
+    steps = experiment.total_steps(len(source))
+    experiment.optimizer.schedule(steps)  # raises where the warm-up does not fit
+    batch = TrainingBatches(source, experiment.batch_size, experiment.seed)[0]
+    initial = _initial(learner, start, batch)
+    return Resolved(experiment, learner, tokenizer, source, evaluations, mesh, steps, initial, batch)
+
+
+def _tokenizer(experiment: Experiment, start: Pretrained | None) -> Tokenizer:
+    own = experiment.task.tokenizer()
+    if own is None and start is None:
+        raise ValueError("the data brings no tokenizer: give init_from, a run to take it from")
+    if own is not None and start is not None and own.fingerprint != start.tokenizer.fingerprint:
+        raise ValueError(
+            f"the data was prepared with another vocabulary than {experiment.init_from} was trained with "
+            f"({own.vocab_size} pieces, fingerprint {own.fingerprint[:12]}; there {start.tokenizer.vocab_size}, "
+            f"{start.tokenizer.fingerprint[:12]}): prepare it with the tokenizer in {experiment.init_from}/tokenizer"
+        )
+    return own or start.tokenizer
+
+
+def _initial(learner: nn.Module, start: Pretrained | None, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The parts of the checkpoint's parameters that the learner has, by top-level name; all shapes must agree."""
+    if start is None or start.params is None:
+        return {}
+    wanted = nn.unbox(abstract_parameters(learner, batch))
+    parts = {name: start.params[name] for name in wanted if name in start.params}
+    have, want = (
+        {jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in jax.tree_util.tree_leaves_with_path(t)}
+        for t in (parts, {name: wanted[name] for name in parts})
+    )
+    wrong = [
+        f"{name}: {have.get(name, 'missing')} there, {want.get(name, 'none')} wanted"
+        for name in sorted(have.keys() | want.keys())
+        if have.get(name) != want.get(name)
+    ]
+    if wrong:
+        raise ValueError("the checkpoint to start from has another shape:\n  " + "\n  ".join(wrong))
+    return parts

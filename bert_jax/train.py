@@ -1,0 +1,136 @@
+"""THE loop: pre-training and fine-tuning alike, from top to bottom."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from bert_jax.data.loader import TrainingBatches
+from bert_jax.evaluate import evaluate, write_rows
+from bert_jax.experiment import Experiment, claim_workdir, parse, write_environment
+from bert_jax.nn.dot import compute_dtype
+from bert_jax.resolve import Resolved, resolve
+from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.flops import dot_flops, peak_flops
+from bert_jax.training.log import Logger
+from bert_jax.training.meter import Meter
+from bert_jax.training.sharding import batch_sharding
+from bert_jax.training.step import abstract_parameters, make_evaluate_step, make_init, make_train_step, state_shardings
+from bert_jax.training.stop import StopSignal
+
+# Exit status of a run that was asked to stop (SIGTERM) and can be continued: EX_TEMPFAIL of sysexits.h.
+STOPPED = 75
+
+
+def main(config: Callable[[], Experiment]) -> None:
+    """Runs an experiment file: `python experiments/NAME.py --workdir DIR [--flag value ...]`.
+
+    Bad input ends with one line; `python -X dev` shows where it was found.
+    """
+    workdir, experiment = parse(config)
+    try:
+        train(experiment, workdir)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        if sys.flags.dev_mode:
+            raise
+        sys.exit(f"error: {error}")
+
+
+def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
+    """Trains, or continues where an interrupted run stopped; returns the metrics of the last evaluation.
+
+    Raises ValueError and FileNotFoundError for bad input before anything is compiled or written, FloatingPointError
+    where the loss is no number, and SystemExit(75) after SIGTERM, with everything saved.
+    """
+    # ---- data, model, optimizer: what can be wrong is found here --------------------------------------------------------
+    run = resolve(experiment)
+    experiment, learner, total = run.experiment, run.learner, run.steps
+    optimizer, schedule = experiment.optimizer.build(total), experiment.optimizer.schedule(total)
+    shardings, rows = state_shardings(learner, optimizer, run.example_batch, run.mesh), batch_sharding(run.mesh)
+    claim_workdir(workdir, experiment)
+    run.tokenizer.save(workdir / "tokenizer")
+    write_environment(workdir)
+
+    # ---- state: the latest checkpoint, or new ---------------------------------------------------------------------------
+    best = experiment.best_metric or None
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", keep=experiment.keep, best=best, mode="min" if best and best.endswith("loss") else "max"
+    )
+    init, seed = make_init(learner, optimizer, shardings), np.uint32(experiment.seed)
+    if checkpoints.latest_step is None:
+        state = init(seed, run.example_batch)
+        given = jax.device_put(run.initial, {name: shardings.params[name] for name in run.initial})
+        state = state.replace(params=state.params | given)
+    else:
+        abstract = jax.eval_shape(init, seed, run.example_batch)
+        state = checkpoints.restore(
+            jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, shardings)
+        )
+    start = int(state.step)
+
+    # ---- the steps ------------------------------------------------------------------------------------------------------
+    train_step = make_train_step(learner, optimizer, shardings, run.mesh)
+    evaluate_step = make_evaluate_step(learner, shardings, run.mesh)
+    batches = TrainingBatches(run.train_source, experiment.batch_size, experiment.seed)
+    meter = Meter(schedule, experiment.batch_size, *speed_limit(run))
+    results: dict[str, float] = {}
+    with Logger(workdir, total, start) as log, StopSignal() as stop, checkpoints:
+        for line in describe(run, start):
+            log.message(line)
+        for step, batch in enumerate(batches.stream(start, total), start + 1):
+            state, metrics = train_step(state, jax.device_put(batch, rows))
+            meter.add(metrics)
+            last, evaluated = step == total, {}
+            if last or stop.requested or step % experiment.log_every == 0:
+                log.log(step, {f"train/{name}": value for name, value in meter.read(step).items()})
+            if last or step % experiment.eval_every == 0:
+                for name, source in run.evaluations.items():
+                    means, predictions = evaluate(
+                        evaluate_step, state.params, seed, source, experiment.eval_batch_size, rows
+                    )
+                    evaluated |= {f"{name}/{metric}": value for metric, value in means.items()}
+                    write_rows(workdir / f"predictions-{name}.tsv", experiment.task.rows(predictions, source))
+                log.log(step, evaluated)
+                results = evaluated
+                meter.restart()
+            if last or stop.requested or evaluated or step % experiment.checkpoint_every == 0:
+                checkpoints.save(step, state, evaluated or None)
+            if stop.requested and not last:
+                log.message(f"stopped after step {step} and saved; the same command continues")
+                raise SystemExit(STOPPED)
+    return results
+
+
+def speed_limit(run: Resolved) -> tuple[float, float]:
+    """Flop of a training step (three times the forward pass's dots) and the peak flop/s of the devices together."""
+    abstract = nn.unbox(abstract_parameters(run.learner, run.example_batch))
+
+    def forward(params, batch):
+        batch = run.learner.corrupt(jax.random.key(0), 0, batch)
+        return run.learner.apply({"params": params}, batch, False)
+
+    dtype = compute_dtype(run.learner.encoder.dtype)
+    return 3 * dot_flops(forward, abstract, run.example_batch), jax.device_count() * peak_flops(jax.devices()[0], dtype)
+
+
+def describe(run: Resolved, start: int) -> list[str]:
+    """What is about to happen, for the reader of the log."""
+    experiment, encoder = run.experiment, run.learner.encoder
+    shapes = jax.tree.leaves(nn.unbox(abstract_parameters(run.learner, run.example_batch)))
+    held_out = ", ".join(f"{len(source):,} in {name}" for name, source in run.evaluations.items())
+    lines = [
+        f"{sum(x.size for x in shapes):,} parameters in {compute_dtype(encoder.dtype)}, vocabulary {encoder.vocab_size:,}, "
+        f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(run.mesh.shape)}",
+        f"{len(run.train_source):,} training examples ({held_out}), {run.steps:,} steps of {experiment.batch_size} rows",
+    ]
+    if run.initial:
+        lines.append(f"{', '.join(run.initial)} from {experiment.init_from}; everything else is new")
+    if start:
+        lines.append(f"continues after step {start:,}")
+    for name, source in run.evaluations.items():
+        baselines = experiment.task.baselines(run.train_source, source)
+        lines.append(f"{name}, without looking at the input: " + ", ".join(f"{k} {v:.4f}" for k, v in baselines.items()))
+    return lines

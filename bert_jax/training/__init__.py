@@ -1,0 +1,1 @@
+"""State, step, sharding, optimizer, checkpoints and logs; knows no model and no task."""

@@ -1,0 +1,63 @@
+"""Metrics of the steps between two lines of the log: left on the device until read, then averaged exactly."""
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+
+class Meter:
+    """Collects what `train_step` returns and turns it into numbers.
+
+    Args:
+        schedule: learning rate by step, counted from 0.
+        batch_size: rows of a batch.
+        flops: of one training step, without recomputation.
+        peak: flop/s that the devices together reach at most, for `mfu`.
+    """
+
+    def __init__(self, schedule: optax.Schedule, batch_size: int, flops: float, peak: float):
+        self._schedule, self._batch_size, self._flops, self._peak = schedule, batch_size, flops, peak
+        self._pending: list[Any] = []
+        self._since = time.perf_counter()
+
+    def add(self, metrics: Any) -> None:
+        """Keeps one step's metrics, on the device."""
+        self._pending.append(metrics)
+
+    def restart(self) -> None:
+        """Leaves what happened since the last reading (an evaluation) out of the rates."""
+        self._since = time.perf_counter()
+
+    def read(self, step: int) -> dict[str, float]:
+        """Averages and rates over the steps since the last reading, `step` being the last of them.
+
+        The first reading of a process counts compilation in its rates. Raises FloatingPointError naming the first step
+        whose loss or gradient is not finite.
+        """
+        steps = jax.device_get(self._pending)
+        seconds = time.perf_counter() - self._since
+        first = step - len(steps) + 1
+        for at, (_, scalars) in enumerate(steps, first):
+            for name in ("loss", "gradient_norm"):
+                if not np.isfinite(scalars[name]):
+                    raise FloatingPointError(
+                        f"{name.replace('_', ' ')} is {scalars[name]} at step {at}: lower the learning rate, or look at "
+                        "the data of that step"
+                    )
+        values: dict[str, float] = {"loss": float(np.mean([scalars["loss"] for _, scalars in steps]))}
+        for name in steps[0][0]:
+            total = sum(float(metrics[name].total) for metrics, _ in steps)
+            values[name] = total / max(sum(float(metrics[name].count) for metrics, _ in steps), 1e-12)
+        values |= {
+            "learning_rate": float(self._schedule(step - 1)),
+            "gradient_norm": float(np.mean([scalars["gradient_norm"] for _, scalars in steps])),
+            "examples_per_second": len(steps) * self._batch_size / seconds,
+            "tokens_per_second": float(sum(scalars["tokens"] for _, scalars in steps)) / seconds,
+            "mfu": len(steps) * self._flops / seconds / self._peak,
+        }
+        self._pending.clear()
+        self._since = time.perf_counter()
+        return values

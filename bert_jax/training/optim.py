@@ -1,0 +1,179 @@
+"""BERT's optimizer and learning rate as the original trains them, and standard AdamW as the other choice.
+
+Both are frozen dataclasses: their fields are the command-line flags, `build(total_steps)` gives the optax
+transformation and `schedule(total_steps)` the learning rate it uses (for logging). Line numbers are those of the
+original's `optimization.py`.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class BertAdam:
+    """The original's optimizer: clipped gradients, Adam without bias correction, decoupled decay, warm-up and decay."""
+
+    learning_rate: float = 1e-4
+    """Peak of the schedule. 1e-4 is the original's for pre-training; fine-tuning wants 2e-5 to 5e-5."""
+    warmup: int | float = 0.1
+    """An integer is a number of steps (10000); a fraction below 1 is a share of all steps (0.1)."""
+    b1: float = 0.9
+    """Decay of the running mean of the gradient."""
+    b2: float = 0.999
+    """Decay of the running mean of the squared gradient."""
+    eps: float = 1e-6
+    """Added to the root of the second moment, outside the root."""
+    weight_decay: float = 0.01
+    """Share of a parameter added to its update before the learning rate; never for norms and biases."""
+    clip_norm: float | None = 1.0
+    """Largest global norm of the gradient, clipped before Adam sees it; None does not clip."""
+    bias_correction: bool = False
+    """Divide the moments by 1 - b**t, as the Adam paper does and the original does not (steadier on few examples)."""
+
+    def __post_init__(self):
+        _check(self)
+
+    def schedule(self, total_steps: int) -> optax.Schedule:
+        """Learning rate by step, counted from 0: `warmup_linear`. ValueError if the warm-up fills `total_steps`."""
+        return warmup_linear(self.learning_rate, warmup_steps(self.warmup, total_steps), total_steps)
+
+    def build(self, total_steps: int) -> optax.GradientTransformation:
+        """The transformation for a run of `total_steps` updates; its `update` needs the parameters.
+
+        Order of the original: clip (74), moments (131-137), decay (146-147), learning rate (149). The first update
+        has learning rate 0, because the original reads `global_step` before incrementing it (76-83).
+        """
+        return optax.chain(
+            optax.identity() if self.clip_norm is None else optax.clip_by_global_norm(self.clip_norm),
+            scale_by_adam(self.b1, self.b2, self.eps, bias_correction=self.bias_correction),
+            optax.add_decayed_weights(self.weight_decay, mask=decayed),
+            optax.scale_by_learning_rate(self.schedule(total_steps)),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """Standard AdamW (`optax.adamw`): bias-corrected, eps 1e-8, warm-up to the peak and from there linearly to 0."""
+
+    learning_rate: float = 1e-4
+    """Peak of the schedule, reached at the end of the warm-up."""
+    warmup: int | float = 0.1
+    """An integer is a number of steps (10000); a fraction below 1 is a share of all steps (0.1)."""
+    b1: float = 0.9
+    """Decay of the running mean of the gradient."""
+    b2: float = 0.999
+    """Decay of the running mean of the squared gradient."""
+    eps: float = 1e-8
+    """Added to the root of the bias-corrected second moment, outside the root."""
+    weight_decay: float = 0.01
+    """Share of a parameter added to its update before the learning rate."""
+    decay_all: bool = True
+    """Decay every parameter, the convention of `optax.adamw`; False spares norms and biases as BERT does."""
+    clip_norm: float | None = 1.0
+    """Largest global norm of the gradient, clipped before Adam sees it; None does not clip."""
+
+    def __post_init__(self):
+        _check(self)
+
+    def schedule(self, total_steps: int) -> optax.Schedule:
+        """Learning rate by step, counted from 0: up to the peak, down to 0. ValueError as for `BertAdam`."""
+        warmup = warmup_steps(self.warmup, total_steps)
+        down = optax.linear_schedule(self.learning_rate, 0.0, total_steps - warmup)
+        return optax.join_schedules([optax.linear_schedule(0.0, self.learning_rate, warmup), down], [warmup])
+
+    def build(self, total_steps: int) -> optax.GradientTransformation:
+        """The transformation for a run of `total_steps` updates; its `update` needs the parameters."""
+        return optax.chain(
+            optax.identity() if self.clip_norm is None else optax.clip_by_global_norm(self.clip_norm),
+            optax.adamw(
+                self.schedule(total_steps), self.b1, self.b2, self.eps, mu_dtype=jnp.float32,
+                weight_decay=self.weight_decay, mask=None if self.decay_all else decayed,
+            ),
+        )  # fmt: skip
+
+
+def decayed(params):
+    """Which leaves of `params` weight decay applies to: a tree of bool, chosen by name.
+
+    False where a component of the leaf's path contains "norm" or "bias" in any case: the original's patterns
+    `LayerNorm`, `layer_norm`, `bias` (65, 159-167). So embedding tables and the pooler's kernel do decay.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: not any(word in jax.tree_util.keystr(path).lower() for word in ("norm", "bias")), params
+    )
+
+
+def warmup_steps(warmup: int | float, total_steps: int) -> int:
+    """Steps of warm-up: `warmup` itself if an integer, else `int(total_steps * warmup)` (`run_classifier.py:845`).
+
+    Raises ValueError if no step is left after it, or `total_steps` is not positive.
+    """
+    if total_steps < 1:
+        raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+    steps = warmup if isinstance(warmup, int) else int(total_steps * warmup)
+    if steps >= total_steps:
+        raise ValueError(
+            f"warm-up of {steps} steps leaves nothing of {total_steps} steps in all: "
+            "take fewer warm-up steps, a fraction such as 0.1, or more steps"
+        )
+    return steps
+
+
+def warmup_linear(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """The original's learning rate (32-54), a function of the number of updates made before this one.
+
+    During the warm-up `peak * step / warmup_steps`, so the first update changes nothing; from then on
+    `peak * (1 - step / total_steps)`, which has been falling since step 0: the rate jumps down from `peak` by the
+    share `warmup_steps / total_steps` at the end of the warm-up. 0 from `total_steps` on. No warm-up if it is 0 steps.
+    """
+    decay = optax.polynomial_schedule(peak, 0.0, power=1, transition_steps=total_steps)
+    if warmup_steps == 0:
+        return decay
+    return lambda step: jnp.where(step < warmup_steps, peak * step / warmup_steps, decay(step))
+
+
+def scale_by_adam(b1: float, b2: float, eps: float, *, bias_correction: bool) -> optax.GradientTransformation:
+    """Adam's direction `m / (sqrt(v) + eps)`, with float32 moments whatever the parameters' dtype (130-137).
+
+    `optax.scale_by_adam` always corrects the bias; the state is of its type, `ScaleByAdamState(count, mu, nu)`.
+    """
+
+    def init(params):
+        zeros = optax.tree.zeros_like(params, dtype=jnp.float32)
+        return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=zeros, nu=zeros)
+
+    def update(gradients, state, params=None):
+        del params
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
+        nu = optax.tree.update_moment(gradients, state.nu, b2, 2)
+        m, v = mu, nu
+        if bias_correction:
+            m, v = optax.tree.bias_correction(mu, b1, count), optax.tree.bias_correction(nu, b2, count)
+        direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), m, v)
+        return direction, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _check(optimizer: BertAdam | AdamW) -> None:
+    """Raises ValueError naming the field of `optimizer` that is out of range."""
+    name, o = type(optimizer).__name__, optimizer
+    limits = [
+        ("learning_rate", 0 < o.learning_rate < math.inf, "a positive number"),
+        ("warmup", o.warmup >= 0, "0 or more"),
+        ("warmup", isinstance(o.warmup, int) or o.warmup < 1,
+         "an integer number of steps, or a fraction below 1 of all steps"),
+        ("b1", 0 <= o.b1 < 1, "at least 0 and below 1"),
+        ("b2", 0 <= o.b2 < 1, "at least 0 and below 1"),
+        ("eps", 0 < o.eps < math.inf, "a positive number"),
+        ("weight_decay", 0 <= o.weight_decay < math.inf, "0 or more"),
+        ("clip_norm", o.clip_norm is None or 0 < o.clip_norm < math.inf, "a positive number, or None not to clip"),
+    ]  # fmt: skip
+    for field, holds, wanted in limits:
+        if not holds:
+            raise ValueError(f"{name}.{field} must be {wanted}, got {getattr(o, field)}")

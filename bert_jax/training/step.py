@@ -1,0 +1,118 @@
+"""The training state, and the pure functions that a run consists of: initialise, train, evaluate, predict."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, UInt32
+
+from bert_jax.training.sharding import batch_sharding, optimizer_shardings, parameter_shardings
+
+
+@flax.struct.dataclass
+class State:
+    """Everything that a run carries from step to step; the data position is the step.
+
+    Attributes:
+        step: updates made so far.
+        seed: with the step and the example, all that random numbers are a function of.
+        params: float32.
+        opt_state: of the optimizer.
+    """
+
+    step: Int[Array, ""]
+    seed: UInt32[Array, ""]
+    params: Any
+    opt_state: Any
+
+
+# What a key is for, folded into the seed's key.
+_INIT, _CORRUPT, _DROPOUT, _EVALUATE = range(4)
+
+
+def _key(seed, purpose):
+    return jax.random.fold_in(jax.random.key(seed), purpose)
+
+
+def abstract_parameters(learner: nn.Module, batch: Mapping[str, Array]) -> Any:
+    """Shapes of the parameters, boxed with their axis letters."""
+
+    def init(batch):
+        batch = learner.corrupt(_key(0, _CORRUPT), 0, batch)
+        return learner.init({"params": _key(0, _INIT)}, batch, False)["params"]
+
+    return jax.eval_shape(init, batch)
+
+
+def state_shardings(learner: nn.Module, optimizer: optax.GradientTransformation, batch: Any, mesh: Mesh) -> State:
+    """A sharding for every leaf of the state."""
+    boxed = abstract_parameters(learner, batch)
+    params = parameter_shardings(boxed, mesh)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return State(replicated, replicated, params, optimizer_shardings(optimizer, nn.unbox(boxed), params, mesh))
+
+
+def make_init(learner: nn.Module, optimizer: optax.GradientTransformation, shardings: State) -> Callable:
+    """`init(seed, batch) -> State`, every leaf made where it belongs; the same numbers on any mesh."""
+
+    def init(seed, batch):
+        batch = learner.corrupt(_key(seed, _CORRUPT), 0, batch)
+        params = nn.unbox(learner.init({"params": _key(seed, _INIT)}, batch, False)["params"])
+        return State(jnp.int32(0), seed, params, optimizer.init(params))
+
+    return jax.jit(init, out_shardings=shardings)
+
+
+def make_train_step(
+    learner: nn.Module, optimizer: optax.GradientTransformation, shardings: State, mesh: Mesh
+) -> Callable:
+    """`step(state, batch) -> state, metrics`; the state is donated.
+
+    Metrics are the learner's `Mean`s over the global batch, and the scalars `loss`, `gradient_norm` (before clipping)
+    and `tokens` (real ones). The gradient is that of the loss over the global batch, whatever the mesh.
+    """
+
+    def step(state, batch):
+        batch = learner.corrupt(_key(state.seed, _CORRUPT), state.step, batch)
+        dropout = jax.random.fold_in(_key(state.seed, _DROPOUT), state.step)
+
+        def loss(params):
+            metrics = learner.apply({"params": params}, batch, True, rngs={"dropout": dropout})
+            return learner.loss_of(metrics), metrics
+
+        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        scalars = {
+            "loss": value,
+            "gradient_norm": optax.global_norm(gradients),
+            "tokens": jnp.sum(batch["lengths"] * (batch["weight"] > 0)),
+        }
+        return State(state.step + 1, state.seed, params, opt_state), (metrics, scalars)
+
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+    )
+
+
+def make_evaluate_step(learner: nn.Module, shardings: State, mesh: Mesh) -> Callable:
+    """`evaluate(params, seed, batch) -> metrics, predictions`: no dropout, and the same corruption at every evaluation."""
+
+    def evaluate(params, seed, batch):
+        corrupted = learner.corrupt(_key(seed, _EVALUATE), 0, batch)
+        metrics = learner.apply({"params": params}, corrupted, False)
+        predictions = learner.apply({"params": params}, batch, method="predict")
+        return metrics, predictions
+
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        evaluate, in_shardings=(shardings.params, replicated, batch_sharding(mesh)), out_shardings=replicated
+    )
