@@ -19,7 +19,7 @@ lint: .venv/installed
 	$(BIN)/ruff check
 
 .venv/installed: requirements.txt pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo "Installing the requirements into .venv, which takes a few minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@

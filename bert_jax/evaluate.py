@@ -10,6 +10,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from bert_jax.data.loader import Source, evaluation_batches
+from bert_jax.resolve import Resolved
+from bert_jax.training.sharding import batch_sharding
+from bert_jax.training.step import State
 
 
 def evaluate(
@@ -33,6 +36,18 @@ def evaluate(
             predictions.setdefault(name, []).append(values[real])
     means = {name: float(total / max(count, 1e-12)) for name, (total, count) in sums.items()}
     return means, {name: np.concatenate(values) for name, values in predictions.items()}
+
+
+def evaluate_all(run: Resolved, step: Callable, state: State, workdir: Path) -> dict[str, float]:
+    """Metrics of every held-out source as `source/metric`; writes `predictions-<source>.tsv` where the task has rows."""
+    metrics = {}
+    for name, source in run.evaluations.items():
+        means, predictions = evaluate(
+            step, state.params, state.seed, source, run.experiment.eval_batch_size, batch_sharding(run.mesh)
+        )
+        metrics |= {f"{name}/{metric}": value for metric, value in means.items()}
+        write_rows(workdir / f"predictions-{name}.tsv", run.experiment.task.rows(predictions, source))
+    return metrics
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:

@@ -9,17 +9,19 @@ import jax
 import numpy as np
 
 from bert_jax.data.loader import TrainingBatches
-from bert_jax.evaluate import evaluate, write_rows
+from bert_jax.evaluate import evaluate_all
 from bert_jax.experiment import Experiment, claim_workdir, parse, write_environment
 from bert_jax.nn.dot import compute_dtype
 from bert_jax.resolve import Resolved, resolve
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.flops import dot_flops, peak_flops
+from bert_jax.training.health import Health, Stuck
 from bert_jax.training.log import Logger
 from bert_jax.training.meter import Meter
 from bert_jax.training.sharding import batch_sharding
 from bert_jax.training.step import abstract_parameters, make_evaluate_step, make_init, make_train_step, state_shardings
 from bert_jax.training.stop import StopSignal
+from bert_jax.training.work_memory import keep_work_memory
 
 # Exit status of a run that was asked to stop (SIGTERM) and can be continued: EX_TEMPFAIL of sysexits.h.
 STOPPED = 75
@@ -46,6 +48,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
     where the loss is no number, and SystemExit(75) after SIGTERM, with everything saved.
     """
     # ---- data, model, optimizer: what can be wrong is found here --------------------------------------------------------
+    keep_work_memory()
     run = resolve(experiment)
     experiment, learner, total = run.experiment, run.learner, run.steps
     optimizer, schedule = experiment.optimizer.build(total), experiment.optimizer.schedule(total)
@@ -76,32 +79,31 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
     evaluate_step = make_evaluate_step(learner, shardings, run.mesh)
     batches = TrainingBatches(run.train_source, experiment.batch_size, experiment.seed)
     meter = Meter(schedule, experiment.batch_size, *speed_limit(run))
+    baselines = {name: experiment.task.baselines(run.train_source, data) for name, data in run.evaluations.items()}
+    health = Health(stuck_signs(baselines, total))
     results: dict[str, float] = {}
     with Logger(workdir, total, start) as log, StopSignal() as stop, checkpoints:
-        for line in describe(run, start):
+        for line in describe(run, baselines, start):
             log.message(line)
         for step, batch in enumerate(batches.stream(start, total), start + 1):
             state, metrics = train_step(state, jax.device_put(batch, rows))
             meter.add(metrics)
             last, evaluated = step == total, {}
             if last or stop.requested or step % experiment.log_every == 0:
-                log.log(step, {f"train/{name}": value for name, value in meter.read(step).items()})
+                trained = {f"train/{name}": value for name, value in meter.read(step).items()}
+                log.log(step, trained)
+                for warning in health.check(step, trained):
+                    log.warn(warning)
             if last or step % experiment.eval_every == 0:
-                for name, source in run.evaluations.items():
-                    means, predictions = evaluate(
-                        evaluate_step, state.params, seed, source, experiment.eval_batch_size, rows
-                    )
-                    evaluated |= {f"{name}/{metric}": value for metric, value in means.items()}
-                    write_rows(workdir / f"predictions-{name}.tsv", experiment.task.rows(predictions, source))
+                results = evaluated = evaluate_all(run, evaluate_step, state, workdir)
                 log.log(step, evaluated)
-                results = evaluated
                 meter.restart()
             if last or stop.requested or evaluated or step % experiment.checkpoint_every == 0:
                 checkpoints.save(step, state, evaluated or None)
             if stop.requested and not last:
                 log.message(f"stopped after step {step} and saved; the same command continues")
                 raise SystemExit(STOPPED)
-    return results
+    return results or evaluate_all(run, evaluate_step, state, workdir)
 
 
 def speed_limit(run: Resolved) -> tuple[float, float]:
@@ -116,7 +118,18 @@ def speed_limit(run: Resolved) -> tuple[float, float]:
     return 3 * dot_flops(forward, abstract, run.example_batch), jax.device_count() * peak_flops(jax.devices()[0], dtype)
 
 
-def describe(run: Resolved, start: int) -> list[str]:
+def stuck_signs(baselines: dict[str, dict[str, float]], steps: int) -> list[Stuck]:
+    """Losses that a model reaches while it ignores its input; still there after a quarter of the run is a sign."""
+    advice = "the model has learned nothing from its input; look at the learning rate and at the data (the corpus card)"
+    return [
+        Stuck(f"train/{metric}", value, tolerance=0.02 * value, after=max(500, min(5000, steps // 4)), advice=advice)
+        for metrics in baselines.values()
+        for metric, value in metrics.items()
+        if metric.endswith("/loss")
+    ]
+
+
+def describe(run: Resolved, baselines: dict[str, dict[str, float]], start: int) -> list[str]:
     """What is about to happen, for the reader of the log."""
     experiment, encoder = run.experiment, run.learner.encoder
     shapes = jax.tree.leaves(nn.unbox(abstract_parameters(run.learner, run.example_batch)))
@@ -130,7 +143,6 @@ def describe(run: Resolved, start: int) -> list[str]:
         lines.append(f"{', '.join(run.initial)} from {experiment.init_from}; everything else is new")
     if start:
         lines.append(f"continues after step {start:,}")
-    for name, source in run.evaluations.items():
-        baselines = experiment.task.baselines(run.train_source, source)
-        lines.append(f"{name}, without looking at the input: " + ", ".join(f"{k} {v:.4f}" for k, v in baselines.items()))
+    for name, values in baselines.items():
+        lines.append(f"{name}, without looking at the input: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
     return lines

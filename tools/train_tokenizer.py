@@ -53,7 +53,7 @@ def train(arguments: Arguments, console: Console) -> None:
             tokenizer = training.wordpiece_of_counts(words, arguments.vocab_size, lowercase, arguments.coverage)
         else:
             words = training.count_spaced(texts)
-            status.update(f"training on {len(words):,} distinct words, on one core so that the result is always the same")
+            status.update(f"training on {len(words):,} distinct words, on one core for the same result anywhere")
             tokenizer = training.sentencepiece_of_counts(words, arguments.vocab_size, lowercase, arguments.coverage)
         status.update("measuring")
         usage = training.usage(tokenizer, words)

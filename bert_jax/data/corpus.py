@@ -7,11 +7,11 @@ so a folder with a card is a finished corpus.
 """
 
 import json
-import os
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from bert_jax.data.card import find_warnings, split_card
 from bert_jax.data.documents import Document, as_document
 from bert_jax.data.instances import HEADER_BYTES, SHORTEST_SEQUENCE, document_random
 from bert_jax.data.store import TokenStore, TokenStoreWriter, token_dtype
-from bert_jax.data.workers import InOrder, Shard, in_order, shard_ranges, tokenize, worker_pool, write_shard
+from bert_jax.data.workers import InOrder, Shard, cores, in_order, shard_ranges, tokenize, worker_pool, write_shard
 from bert_jax.text import tokenizer as tokenizers
 
 CARD, TOKENIZER = "card.json", "tokenizer"
@@ -88,7 +88,7 @@ def build_corpus(
       FileExistsError: `output` exists.
       ValueError: a split without text; both ways to hold out; a held-out file that is a training file too.
     """
-    output, workers = Path(output), workers or len(os.sched_getaffinity(0))
+    output, workers = Path(output), workers or cores()
     if output.exists():
         raise FileExistsError(f"{output} exists and is not overwritten; remove it or choose another output folder")
     if valid is not None and config.valid_fraction:
@@ -140,7 +140,7 @@ def _split_by_document(
 
 
 def _chunks(documents: Iterable[tuple[str, Document]]) -> Iterator[tuple[str, list[Document]]]:
-    """(split, about a megabyte of its documents), each split in the order of the input."""
+    """(split, some of its documents, CHUNK_CHARACTERS or a little more), each split in the order of the input."""
     waiting: dict[str, list[Document]] = {TRAIN: [], VALID: []}
     characters = Counter()
     for split, document in documents:
@@ -162,17 +162,16 @@ def _tokenize_all(
 ) -> dict[str, Counter]:
     """First stage: documents to one token store per split. Returns the counts of each split that has tokens."""
     dtype = token_dtype(tokenizer.vocab_size)
-    writers = {split: TokenStoreWriter(work / split, dtype) for split in (TRAIN, VALID)}
-    counts = {split: Counter() for split in writers}
+    counts = {split: Counter() for split in (TRAIN, VALID)}
     done = 0
-    for split, found, chunk_counts in run(partial(tokenize, work / "corpus" / TOKENIZER, config.language), chunks):
-        writers[split].append(found)
-        counts[split].update(chunk_counts)
-        done += chunk_counts["text_bytes"]
-        if progress:
-            progress("reading", done, None)
-    for writer in writers.values():
-        writer.close()
+    with ExitStack() as files:
+        stores = {split: files.enter_context(TokenStoreWriter(work / split, dtype)) for split in counts}
+        for split, found, chunk_counts in run(partial(tokenize, work / "corpus" / TOKENIZER, config.language), chunks):
+            stores[split].append(found)
+            counts[split].update(chunk_counts)
+            done += chunk_counts["text_bytes"]
+            if progress:
+                progress("reading", done, None)
     return {split: count for split, count in counts.items() if count["tokens"]}
 
 
@@ -329,7 +328,7 @@ class Corpus:
         # slower for batches of 32, 1.4 times for 256 (24 shards). So its readers are used directly.
         shards = np.searchsorted(self._ends, indices, side="right")
         records = np.empty(len(indices), object)
-        for shard in np.unique(shards):
+        for shard in np.unique(shards).tolist():
             rows = np.flatnonzero(shards == shard)
             records[rows] = self._read_shard(shard, indices[rows] - self._start(shard))
         return records.tolist()

@@ -17,7 +17,7 @@ import re
 import sysconfig
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,7 +284,7 @@ def library_task(documents: Sequence[ModuleText], share: float = 0.1, seed: int 
     """Docstrings with the library they are from as the label, for the libraries of `CLASSES`.
 
     Names of libraries and modules are masked. `valid` has the docstrings of the held-out modules, without those of
-    which half or more, counted in runs of five words, also stands in a module that is trained on.
+    which half or more, in runs of five words of the masked text, also stands in a module that is trained on.
 
     Args:
         documents: from `read`, of all libraries that the encoder is pre-trained on.
@@ -293,32 +293,37 @@ def library_task(documents: Sequence[ModuleText], share: float = 0.1, seed: int 
     Raises:
         ValueError: a class has no example in one of the splits.
     """
-    kept_out = [d for d in documents if held_out(d, share, seed)]
-    trained_on = [d for d in documents if not held_out(d, share, seed)]
-    runs = {run for d in kept_out for docstring in d.docstrings for run in _runs(docstring)}
-    trained = {run for d in trained_on for docstring in d.docstrings for run in _runs(docstring) if run in runs}
-    splits = []
-    for name, split, known in (("train", trained_on, frozenset()), ("valid", kept_out, trained)):
-        labels = {}  # of each text: a text that occurs twice after masking counts once
-        for document in split:
-            if document.library in CLASSES:
-                for text in _examples(document, known):
-                    labels.setdefault(text, list(CLASSES).index(document.library))
-        missing = [library for label, library in enumerate(CLASSES) if label not in labels.values()]
+    texts = {True: [], False: []}  # whether held out: (library, masked text) of every docstring
+    for d in documents:
+        texts[held_out(d, share, seed)] += [
+            (d.library, mask(" ".join(docstring), d.module)) for docstring in d.docstrings
+        ]
+    candidates = {run for _, text in texts[True] for run in _runs(text)}
+    trained_on = {run for _, text in texts[False] for run in _runs(text) if run in candidates}
+    train = _labelled(texts[False])
+    valid = _labelled((library, text) for library, text in texts[True] if not _is_known(text, trained_on))
+    for name, examples in (("train", train), ("valid", valid)):
+        missing = [library for label, library in enumerate(CLASSES) if label not in examples.values()]
         if missing:
             raise ValueError(f"no docstring for the {name} split of {missing}: were these libraries read?")
-        splits.append(sorted(labels.items(), key=lambda example: _draw(seed, example[0])))
-    return LibraryTask(tuple(CLASSES), *splits)
+    train, valid = (sorted(split.items(), key=lambda example: _draw(seed, example[0])) for split in (train, valid))
+    return LibraryTask(tuple(CLASSES), train, valid)
 
 
-def _examples(document: ModuleText, known: Set[int]) -> Iterator[str]:
-    """The masked texts of a document's docstrings, without the short ones and those made of `known` runs of words."""
-    for docstring in document.docstrings:
-        text = mask(" ".join(docstring), document.module)
-        runs = list(_runs(docstring)) if known else []
-        is_known = runs and 2 * sum(run in known for run in runs) >= len(runs)
-        if not is_known and sum(word != MASKED for word in text.split()) >= MIN_WORDS:
-            yield text
+def _labelled(texts: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """The label of each text, once, that is of a class and long enough."""
+    labels = {library: label for label, library in enumerate(CLASSES)}
+    examples = {}
+    for library, text in texts:
+        if library in labels and sum(word != MASKED for word in text.split()) >= MIN_WORDS:
+            examples.setdefault(text, labels[library])
+    return examples
+
+
+def _is_known(text: str, trained_on: Set[int]) -> bool:
+    """Whether half or more of the runs of a text are among those trained on."""
+    runs = list(_runs(text))
+    return bool(runs) and 2 * sum(run in trained_on for run in runs) >= len(runs)
 
 
 def mask(text: str, module: str) -> str:
@@ -343,9 +348,9 @@ def _parts(word: str) -> frozenset[str]:
     return frozenset(part.strip("_") for part in re.split("[.-]", word.lower()))
 
 
-def _runs(docstring: Sequence[str]) -> Iterator[int]:
+def _runs(text: str) -> Iterator[int]:
     """Hashes of the runs of `RUN` words in a text."""
-    words = re.findall(r"\w+", " ".join(docstring).lower())
+    words = re.findall(r"\w+", text.lower())
     return (zlib.crc32(" ".join(words[i : i + RUN]).encode()) for i in range(len(words) - RUN + 1))
 
 

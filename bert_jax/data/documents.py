@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 Format = Literal["auto", "plain", "sentences", "wikiextractor"]
-FORMATS = ("auto", "plain", "sentences", "wikiextractor")
+FORMATS: tuple[str, ...] = get_args(Format)
 
 # Hard-wrapped text breaks at 60 to 80 columns; a longer line was not wrapped by hand and is a paragraph of its own.
 LONGEST_WRAPPED_LINE = 120
@@ -57,7 +57,7 @@ class TextFiles:
     """
 
     paths: Sequence[str | Path]
-    format: Format = "auto"
+    format: str = "auto"
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -89,7 +89,7 @@ class TextFiles:
         elif paragraphs := list(plain_paragraphs(line for _, line in lines)):
             yield Document(paragraphs)
 
-    def _format_of(self, path: Path) -> Format:
+    def _format_of(self, path: Path) -> str:
         if self.format != "auto":
             return self.format
         first = next((line for _, line in numbered_lines(path) if line.strip()), "")

@@ -23,9 +23,15 @@ from bert_jax.text import tokenizer as tokenizers
 from bert_jax.text.sentences import split_sentences
 
 SHARD_TOKENS = 1 << 22  # about 10 MB a shard, so that a small corpus keeps many cores busy
+RELEASE_EVERY = 1024  # instances: some 80 MB of mapped pages at most; more often, it costs time
 MAX_SHARDS = 256  # a reader keeps every shard open, and systems allow some 1,000 open files
 
 InOrder = Callable[[Callable, Iterable], Iterator]  # applies a function to tasks; results in the order of the tasks
+
+
+def cores() -> int:
+    """Cores this process may use; where the system does not tell (macOS), all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def worker_pool(workers: int) -> AbstractContextManager[ProcessPoolExecutor | None]:
@@ -165,6 +171,8 @@ def write_shard(
                 counts["truncated"] += instance.truncated
                 counts["short"] += instance.short
                 counts["record_bytes"] += len(record)
+                if counts["instances"] % RELEASE_EVERY == 0:
+                    store.release()
     writer.close()
     sentences = store.documents[[shard.first, shard.last]]
     tokens = int(np.subtract(*store.sentences[sentences[::-1]]))

@@ -121,7 +121,7 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(
-        self, batch: Mapping[str, Int[Array, "..."]], train: bool
+        self, batch: Mapping[str, Array], train: bool
     ) -> tuple[Float[Array, "B L D"], Float[Array, "V D"]]:
         tokens = batch["tokens"]
         words = Table("VD", (self.vocab_size, self.width), self.init_stddev, name="words")

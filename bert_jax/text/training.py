@@ -4,7 +4,8 @@ The libraries alone do not promise that. Measured: `tokenizers` 0.23 numbers the
 randomly seeded hash table, and since equal counts are decided by these numbers, both the order and the set of the
 pieces change from run to run; `sentencepiece` 0.2.3 adds up in floating point per thread, so scores, and with four
 threads the set of the pieces, depend on the number of threads. Hence `train_wordpiece` numbers all letters itself, and
-`train_sentencepiece` uses one thread. Both first count words, so memory grows with the distinct words, not the text.
+`train_sentencepiece` uses one thread. Both first count words, so memory grows with the distinct words, not the text
+(SentencePiece takes what stands between white space as a word, which in Chinese is a sentence).
 """
 
 import io
@@ -19,9 +20,10 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from bert_jax.text.sentencepiece import SentencePiece
 from bert_jax.text.tokenizer import SPECIALS, Tokenizer
-from bert_jax.text.wordpiece import MAX_WORD, BasicTokenizer, WordPiece
+from bert_jax.text.wordpiece import MAX_WORD, STAND_IN, BasicTokenizer, WordPiece
 
 COVERAGE = 0.9995  # share of all characters that the alphabet covers: the default of sentencepiece
+ASCII = frozenset(map(chr, range(33, 127)))  # kept if it occurs at all: rare in an encyclopedia, "!" is not in a review
 DISTINCT_AT_ONCE = 1 << 18  # words as written that are held before they are normalised and merged
 REPEATS_AT_ONCE = 10_000  # of one word, in one string handed to the library
 
@@ -40,9 +42,9 @@ def train_wordpiece(
 
     texts: read once; a generator will do.
     lowercase: lower the text and strip its accents (an "uncased" vocabulary).
-    coverage: share of the characters of the text that the alphabet must cover, rarest left out first; a word with a
-      character outside becomes [UNK]. Every letter of the alphabet is a piece both at the start of a word and inside
-      one, so any word over the alphabet can be written, seen or not.
+    coverage: share of the characters of the text that the alphabet must cover, rarest left out first, but ASCII never;
+      a word with a character outside becomes [UNK]. Every letter of the alphabet is a piece both at the start of a
+      word and inside one, so any word over the alphabet can be written, seen or not.
     min_frequency: a pair seen fewer times is not joined.
 
     Raises ValueError for a text without words, a vocabulary too small for the alphabet, or one larger than the text
@@ -121,18 +123,19 @@ def wordpiece_of_counts(
 
 
 def _alphabet(words: Mapping[str, int], coverage: float) -> set[str]:
-    """The fewest characters that cover the share `coverage` of the text, equal counts in the order of code points."""
+    """The fewest characters that cover the share `coverage` of the text, equals by code points; and all its ASCII."""
     if not 0 < coverage <= 1:
         raise ValueError(f"coverage is {coverage}, expected a share of the characters: above 0, at most 1")
     counts: Counter[str] = Counter()
     for word, count in words.items():
         for char in word:
             counts[char] += count
+    del counts[STAND_IN]
     if not counts:
         raise ValueError("the text has no words to train on")
     ranked = sorted(counts, key=lambda char: (-counts[char], char))
     covered = np.cumsum([counts[char] for char in ranked])
-    return set(ranked[: int(np.searchsorted(covered, coverage * covered[-1])) + 1])
+    return set(ranked[: int(np.searchsorted(covered, coverage * covered[-1])) + 1]) | (ASCII & set(ranked))
 
 
 def _letters(alphabet: set[str], lowercase: bool) -> list[str]:
@@ -181,6 +184,7 @@ def sentencepiece_of_counts(
         raise ValueError("the text has no words to train on")
     if not 0 < coverage <= 1:
         raise ValueError(f"coverage is {coverage}, expected a share of the characters: above 0, at most 1")
+    characters = set().union(*(word.lower() if lowercase else word for word in words))
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -190,6 +194,7 @@ def sentencepiece_of_counts(
             model_type="unigram",
             vocab_size=vocab_size,
             character_coverage=coverage,
+            required_chars="".join(sorted(ASCII & characters)),
             normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
             num_threads=1,
             minloglevel=2,

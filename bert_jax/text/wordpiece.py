@@ -31,7 +31,7 @@ MAX_WORD = 200  # characters of a word; a longer one becomes [UNK] (tokenization
 # (tokenization.py:374-383); and surrogates, which are no characters. Planes 15 and 16 are private as a whole.
 # The stand-in is a code point that is never a character: the library keeps it in its word, and no vocabulary has it.
 _ODD = re.compile("[\ud800-\uf8ff\U000f0000-\U0010ffff]")
-_STAND_IN = "\uffff"
+STAND_IN = "\uffff"
 
 
 class BasicTokenizer:
@@ -47,6 +47,9 @@ class BasicTokenizer:
             clean_text=True, handle_chinese_chars=True, strip_accents=lowercase, lowercase=lowercase
         )
         self.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._cleaner = normalizers.BertNormalizer(
+            clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=False
+        )
 
     def prepare(self, text: str) -> str:
         """Replace, one character by one, what the library treats otherwise than the original.
@@ -55,10 +58,11 @@ class BasicTokenizer:
         """
         if text.isascii():
             return text
+        text = _ODD.sub(_stand_in, text)
         if self.lowercase and "Σ" in text:  # Python lowers this letter by its place in the word, the library does not
-            lowered = (char for char in text.lower() if char in "σς")
+            lowered = (char for char in self._cleaner.normalize_str(text).lower() if char in "σς")
             text = re.sub("[Σσς]", lambda _: next(lowered), text)
-        return _ODD.sub(_stand_in, text)
+        return text
 
     def words(self, text: str) -> list[str]:
         """The normalised words of a text."""
@@ -174,4 +178,4 @@ def _stand_in(match: re.Match) -> str:
     if "\ud800" <= char <= "\udfff":
         place = f"U+{ord(char):04X} at character {match.start()}"
         raise ValueError(f"text holds the lone surrogate {place}: it is not Unicode")
-    return _STAND_IN
+    return STAND_IN

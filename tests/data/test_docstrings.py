@@ -276,6 +276,16 @@ def test_near_duplicates_of_training_text_are_not_valid():
         assert mask(text, first.module) not in dict(library_task([*documents, near]).valid)
 
 
+def test_names_hide_no_duplicate():
+    """Two docstrings that differ in masked names only are the same text to the classifier."""
+    documents = made_up_documents()
+    first = next(d for d in documents if held_out(d) and d.library == "jax")
+    twin = first.docstrings[0][0].replace("jax", "numpy").replace(" w", " numpy w", 1)
+    near = ModuleText("numpy", "numpy.m61", ((twin,),))
+    assert not held_out(near)
+    assert mask(first.docstrings[0][0], first.module) not in dict(library_task([*documents, near]).valid)
+
+
 def test_task_is_drawn_by_the_seed():
     """The same documents give the same examples in the same order; another seed holds out other modules."""
     documents = made_up_documents()

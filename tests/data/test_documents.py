@@ -156,7 +156,7 @@ def tfds_folder(tmp_path_factory) -> Path:
             features = {"title": tfds.features.Text(), "text": tfds.features.Text()}
             return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
-        def _split_generators(self, dl_manager: object, pipeline: object = None) -> dict:
+        def _split_generators(self, dl_manager: object) -> dict:
             return {"train": self._generate_examples()}
 
         def _generate_examples(self) -> Iterator[tuple[int, dict]]:
@@ -172,7 +172,7 @@ def tfds_folder(tmp_path_factory) -> Path:
 def test_tfds_records_are_documents(tfds_folder):
     """A prepared data set is read by name, its text feature found, without TensorFlow."""
     source = TfdsText("tiny_text", data_dir=str(tfds_folder))
-    assert sorted(list(source)) == [Document(["Four."]), Document(["One.", "Two three."])]
+    assert sorted(source) == [Document(["Four."]), Document(["One.", "Two three."])]
     assert source.describe() == [{"tfds": "tiny_text", "split": "train", "field": "text"}]
     assert len(list(TfdsText("tiny_text", field="title", data_dir=str(tfds_folder)))) == 3
     assert "tensorflow" not in sys.modules
@@ -183,7 +183,7 @@ def test_tfds_records_are_documents(tfds_folder):
     [
         ("no_such_set", "train", None, "'no_such_set'.*not found"),
         ("tiny_text", "validation", None, "split validation|'validation'"),
-        ("tiny_text", "train", "body", "no text field 'body'; its text fields are text, title"),
+        ("tiny_text", "train", "body", "no text field 'body'; its text fields are title, text"),
     ],
 )
 def test_tfds_errors_name_what_is_missing(tfds_folder, name, split, field, message):

@@ -29,9 +29,7 @@ def built(
     store: TokenStore, document: int, seed: int = 0, max_seq_length: int = 128, short_seq_prob: float = 0.0
 ) -> list[Instance]:
     rng = document_random(seed, "train", 0, document)
-    return list(
-        document_instances(store, document, rng, max_seq_length=max_seq_length, short_seq_prob=short_seq_prob)
-    )
+    return list(document_instances(store, document, rng, max_seq_length=max_seq_length, short_seq_prob=short_seq_prob))
 
 
 class Scripted(random.Random):
@@ -104,7 +102,7 @@ def test_chunks_are_whole_sentences_until_the_target_and_a_any_but_the_last():
     """A ends after the first to the last but one sentence of the chunk, all equally likely (252-266)."""
     store, ends = stored([2, 2, 2, 2, 2], [1]), Counter()
     for seed in range(3000):
-        first = built(store, 0, seed, max_seq_length=3 + 9)[0]  # 9 tokens are reached with the fifth sentence
+        first = built(store, 0, seed, max_seq_length=3 + 10)[0]  # 10 tokens are reached with the fifth sentence
         assert first.random_next or first.b_stop == 10
         ends[first.a_stop] += 1
     assert sorted(ends) == [2, 4, 6, 8]

@@ -1,0 +1,253 @@
+"""BERT's encoder against a second implementation in numpy, published sizes, and what must not change its output."""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax.models.bert import Bert, bert
+
+V, N, D, H, F, LENGTH = 50, 2, 16, 4, 40, 12
+TINY = {"vocab_size": V, "num_layers": N, "width": D, "num_heads": H, "mlp_width": F, "max_length": LENGTH}
+
+
+def batch_of(lengths, width=None, seed=0):
+    """Random rows, right-padded with 0."""
+    rng, lengths = np.random.default_rng(seed), np.array(lengths, np.int32)
+    real = np.arange(width or max(lengths)) < lengths[:, None]
+    tokens, segments = (np.where(real, rng.integers(0, n, real.shape), 0).astype(np.int32) for n in (V, 2))
+    return {name: jnp.asarray(x) for name, x in {"tokens": tokens, "segments": segments, "lengths": lengths}.items()}
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Far from the initial values, so that every parameter matters: biases, scales, and attention that is not flat."""
+    shapes = nn.unbox(jax.eval_shape(Bert(**TINY).init, jax.random.key(0), batch_of([3]))["params"])
+    rng = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        mean = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(rng.normal(mean, 0.3, leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def encode(params, batch, model=Bert(**TINY)):
+    return model.apply({"params": params}, batch)
+
+
+# ---- the second implementation: float64, one row at a time, no padding ------------------------------------------------
+
+
+def reference(params, tokens, segments):
+    """Embeddings, all layers' outputs [N, L, D] and the pooled vector of one row, after Devlin et al. and modeling.py."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+    def layer_norm(x, norm):
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12) * norm["scale"] + norm["bias"]
+
+    def gelu(x):
+        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+    tables = p["embeddings"]
+    x = tables["words"]["table"][tokens] + tables["segments"]["table"][segments]
+    x = layer_norm(x + tables["positions"]["table"][: len(tokens)], tables["norm"])
+    embeddings, outputs = x, []
+    for i in range(N):
+        layer = jax.tree.map(lambda leaf, i=i: leaf[i], p["layers"])
+        qkv, out = layer["attention"]["qkv"], layer["attention"]["out"]
+        mixed = np.zeros_like(x)
+        for h in range(H):
+            query, key, value = (x @ qkv["kernel"][:, j, h] + qkv["bias"][j, h] for j in range(3))
+            scores = np.exp(query @ key.T / math.sqrt(D / H))
+            mixed += scores / scores.sum(1, keepdims=True) @ value @ out["kernel"][h]
+        x = layer_norm(x + mixed + out["bias"], layer["attention_norm"])
+        widen, narrow = layer["mlp"]["widen"], layer["mlp"]["narrow"]
+        wide = gelu(x @ widen["kernel"] + widen["bias"])
+        x = layer_norm(x + wide @ narrow["kernel"].T + narrow["bias"], layer["mlp_norm"])
+        outputs.append(x)
+    return embeddings, np.stack(outputs), np.tanh(x[0] @ p["pooler"]["kernel"] + p["pooler"]["bias"])
+
+
+def test_equals_the_second_implementation(params):
+    """Post-norm layers, tanh GELU, tanh pooler on the first token, in rows of several lengths; float32 within 1e-5."""
+    batch = batch_of([12, 7, 1], LENGTH)
+    encoded = encode(params, batch)
+    assert encoded.intermediates["layers"].shape == (N, 3, LENGTH, D)
+    for row, length in enumerate(batch["lengths"]):
+        tokens, segments = batch["tokens"][row, :length], batch["segments"][row, :length]
+        embeddings, layers, pooled = reference(params, tokens, segments)
+        np.testing.assert_allclose(encoded.intermediates["embeddings"][row, :length], embeddings, atol=1e-5)
+        np.testing.assert_allclose(encoded.intermediates["layers"][:, row, :length], layers, atol=1e-5)
+        np.testing.assert_allclose(encoded.hidden[row, :length], layers[-1], atol=1e-5)
+        np.testing.assert_allclose(encoded.pooled[row], pooled, atol=1e-5)
+    np.testing.assert_array_equal(encoded.table, params["embeddings"]["words"]["table"])
+
+
+def test_padding_changes_nothing(params):
+    """Wider rows, and whatever tokens and segments stand in the padding."""
+    batch = batch_of([5, 3], 5)
+    wide = {name: jnp.pad(batch[name], ((0, 0), (0, 4))) for name in ("tokens", "segments")}
+    padding = jnp.arange(9) >= batch["lengths"][:, None]
+    wide = {"tokens": jnp.where(padding, 17, wide["tokens"]), "segments": jnp.where(padding, 1, wide["segments"])}
+    got, want = encode(params, wide | {"lengths": batch["lengths"]}), encode(params, batch)
+    for row, length in enumerate(batch["lengths"]):
+        np.testing.assert_allclose(got.hidden[row, :length], want.hidden[row, :length], atol=1e-5)
+    np.testing.assert_allclose(got.pooled, want.pooled, atol=1e-5)
+
+
+def test_packing_changes_nothing(params):
+    """Two sequences in a row, told apart by `sequence_ids`, each with positions from 0."""
+    batch = batch_of([5, 4], 5)
+    join = lambda name: np.concatenate([batch[name][0], batch[name][1, :4], np.zeros(3, np.int32)])[None]  # noqa: E731
+    packed = {
+        "tokens": join("tokens"),
+        "segments": join("segments"),
+        "sequence_ids": np.array([[1] * 5 + [2] * 4 + [0] * 3], np.int32),
+        "positions": np.array([[*range(5), *range(4), 0, 0, 0]], np.int32),
+    }
+    got, want = encode(params, packed).hidden[0], encode(params, batch).hidden
+    np.testing.assert_allclose(got[:5], want[0], atol=1e-5)
+    np.testing.assert_allclose(got[5:9], want[1, :4], atol=1e-5)
+
+
+def test_segments_and_positions_have_defaults(params):
+    """Segment 0 and positions from 0, said or not said."""
+    batch = batch_of([4, 4])
+    said = {name: batch[name] for name in ("tokens", "lengths")}
+    default = encode(params, said).hidden
+    said |= {"segments": np.zeros((2, 4), np.int32), "positions": np.tile(np.arange(4, dtype=np.int32), (2, 1))}
+    np.testing.assert_array_equal(default, encode(params, said).hidden)
+
+
+def test_looped_and_recomputed_layers_are_the_unrolled_ones(params):
+    """Outputs and gradients, with dropout on, from the same parameters (each form alone: `test_stack.py`)."""
+    batch = batch_of([6, 4])
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def run(params, model):
+        def loss(params):
+            encoded = model.apply({"params": params}, batch, True, rngs={"dropout": jax.random.key(3)})
+            return jnp.sum(encoded.hidden[..., 0]) + jnp.sum(encoded.pooled), encoded
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    got, want = run(params, Bert(**TINY, scan=True, remat=True)), run(params, Bert(**TINY))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
+
+
+def test_dropout_is_only_in_training(params):
+    """Evaluation needs no key; training differs from it and between keys, and without its dropout does not differ."""
+    model, batch = Bert(**TINY, scan=True), batch_of([6, 4])
+    train = jax.jit(lambda p, key: model.apply({"params": p}, batch, True, rngs={"dropout": key}).hidden)
+    one, other = (train(params, jax.random.key(i)) for i in range(2))
+    assert not np.allclose(one, other)
+    still = Bert(**TINY, scan=True, dropout=0.0, attention_dropout=0.0)
+    plain = jax.jit(lambda p: still.apply({"params": p}, batch, True).hidden)(params)
+    np.testing.assert_allclose(plain, encode(params, batch).hidden, atol=1e-6)
+
+
+def test_bfloat16_is_float32_to_its_precision(params):
+    """Two layers round some ten operands by up to 2**-8 each; layer norm, softmax and residuals do not. The root mean
+    square of the difference stays below 2**-5 of that of the output, and there is one: the operands are rounded."""
+    batch = batch_of([12, 7], LENGTH)
+    got, want = encode(params, batch, Bert(**TINY, dtype="bfloat16")), encode(params, batch)
+    assert got.hidden.dtype == got.pooled.dtype == jnp.bfloat16
+    assert want.hidden.dtype == want.pooled.dtype == jnp.float32
+    assert got.intermediates["layers"].dtype == got.table.dtype == jnp.float32
+    difference = np.asarray(got.intermediates["layers"] - want.intermediates["layers"])
+    relative = math.sqrt(np.mean(difference**2) / np.mean(np.square(want.intermediates["layers"])))
+    assert 2**-10 < relative < 2**-5
+
+
+# ---- initial values and sizes -----------------------------------------------------------------------------------------
+
+
+def test_initial_values():
+    """modeling.py:375-377: normal with deviation 0.02 cut at two deviations and not rescaled, which leaves 0.01759 (four
+    standard errors are allowed), in every table and kernel; layers differ; biases are 0, scales 1."""
+    model = Bert(vocab_size=500, num_layers=2, width=64, num_heads=2, mlp_width=128, max_length=64)
+    params = nn.unbox(jax.jit(model.init)(jax.random.key(0), batch_of([3]))["params"])
+    assert params["embeddings"]["words"]["table"].shape == (500, 64)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        values = np.asarray(leaf)
+        if path[-1].key in ("kernel", "table"):
+            bound = 0.01759 / math.sqrt(values.size)
+            assert abs(values.mean()) < 4 * bound, path
+            assert abs(values.std() - 0.01759) < 4 * bound / math.sqrt(2), path
+            assert abs(values).max() <= 0.04, path
+        else:
+            assert np.all(values == (path[-1].key == "scale")), path
+    for leaf in (params["layers"]["attention"]["qkv"]["kernel"], params["layers"]["mlp"]["widen"]["kernel"]):
+        assert not np.any(leaf[0] == leaf[1])
+
+
+def parameters(model):
+    """How many, from shapes alone."""
+    batch = {"tokens": jnp.zeros((1, 2), jnp.int32)}
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0), batch)))
+
+
+@pytest.mark.parametrize(
+    ("size", "encoder", "published"),
+    [
+        ("tiny", 4_385_920, 4.4),
+        ("mini", 11_170_560, 11.3),
+        ("small", 28_763_648, 29.1),
+        ("medium", 41_373_184, 41.7),
+        ("base", 109_482_240, 110.1),
+        ("large", 335_141_888, None),
+    ],
+)
+def test_sizes_have_the_published_numbers_of_parameters(size, encoder, published):
+    """With the 30,522 pieces of the uncased vocabulary: encoder and pooler to the last parameter, as the released
+    checkpoints hold them; with the MLM head the millions of Turc et al. 2019, table 1."""
+    model = bert(size, vocab_size=30522)
+    assert parameters(model) == encoder
+    if published:
+        head = model.width * (model.width + 1) + 2 * model.width + 30522
+        assert round((encoder + head) / 1e6, 1) == published
+    assert model.width // model.num_heads == 64
+    assert model.mlp_width == 4 * model.width
+
+
+def test_without_a_pooler(params):
+    """No parameters and no output for it."""
+    model = Bert(**TINY, pooler=False)
+    rest = {name: params[name] for name in ("embeddings", "layers")}
+    assert encode(rest, batch_of([3]), model).pooled is None
+    assert parameters(Bert(**TINY)) - parameters(model) == D * (D + 1)
+
+
+# ---- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_length": 4}, r"rows of 5 tokens.*position table has 4"),
+        ({"num_heads": 3}, r"width 16 is not a multiple of num_heads 3"),
+        ({"vocab_size": 0}, r"vocab_size is 0"),
+    ],
+)
+def test_bad_shapes_raise_before_compilation(change, message):
+    """While shapes are inferred, with a message that names the field."""
+    model = Bert(**TINY | change)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(model.init, jax.random.key(0), batch_of([5]))
+
+
+def test_the_longest_row_is_allowed(params):
+    """As many tokens as the position table has rows."""
+    assert encode(params, batch_of([LENGTH])).hidden.shape == (1, LENGTH, D)
+
+
+def test_an_unknown_size_is_an_error():
+    """Not some default."""
+    with pytest.raises(KeyError):
+        bert("huge")
