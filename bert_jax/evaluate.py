@@ -1,18 +1,27 @@
-"""Evaluates a learner on a source; as a program, a finished or running experiment again: `python -m bert_jax.evaluate`."""
+"""Evaluates a learner on held-out sources: metrics, and predictions written out.
+
+    python -m bert_jax.evaluate WORKDIR [--checkpoint best]
+
+restores the experiment of a workdir and evaluates it again, without training.
+"""
 
 import csv
+import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
+import tyro
 from jax.sharding import NamedSharding
 
 from bert_jax.data.loader import Source, evaluation_batches
-from bert_jax.resolve import Resolved
-from bert_jax.training.sharding import batch_sharding
-from bert_jax.training.step import State
+from bert_jax.pretrained import load_experiment
+from bert_jax.resolve import Resolved, resolve
+from bert_jax.training.sharding import batch_sharding, parameter_shardings
+from bert_jax.training.step import abstract_parameters, make_evaluate_step
 
 
 def evaluate(
@@ -38,13 +47,12 @@ def evaluate(
     return means, {name: np.concatenate(values) for name, values in predictions.items()}
 
 
-def evaluate_all(run: Resolved, step: Callable, state: State, workdir: Path) -> dict[str, float]:
-    """Metrics of every held-out source as `source/metric`; writes `predictions-<source>.tsv` where the task has rows."""
+def evaluate_all(run: Resolved, step: Callable, params: Any, workdir: Path) -> dict[str, float]:
+    """Metrics of every held-out source as `source/metric`; writes `predictions-<source>.tsv` if the task has rows."""
+    seed, sharding, size = np.uint32(run.experiment.seed), batch_sharding(run.mesh), run.experiment.eval_batch_size
     metrics = {}
     for name, source in run.evaluations.items():
-        means, predictions = evaluate(
-            step, state.params, state.seed, source, run.experiment.eval_batch_size, batch_sharding(run.mesh)
-        )
+        means, predictions = evaluate(step, params, seed, source, size, sharding)
         metrics |= {f"{name}/{metric}": value for metric, value in means.items()}
         write_rows(workdir / f"predictions-{name}.tsv", run.experiment.task.rows(predictions, source))
     return metrics
@@ -60,3 +68,24 @@ def write_rows(path: Path, rows: list[dict]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     temporary.rename(path)
+
+
+def main(workdir: tyro.conf.Positional[Path], checkpoint: Literal["best", "latest"] = "latest") -> None:
+    """Evaluates a finished or interrupted run on its held-out examples and prints the metrics.
+
+    Args:
+        workdir: of the run; its predictions files are written anew.
+        checkpoint: which of its checkpoints.
+    """
+    try:
+        run = resolve(dataclasses.replace(load_experiment(workdir), init_from=workdir, init_checkpoint=checkpoint, random_weights=False))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    shardings = parameter_shardings(abstract_parameters(run.learner, run.example_batch), run.mesh)
+    params = jax.device_put(run.initial, shardings)
+    for name, value in evaluate_all(run, make_evaluate_step(run.learner, shardings, run.mesh), params, workdir).items():
+        print(f"{name} {value:.4f}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -87,13 +87,14 @@ FREE_FIELDS = ("mesh", "keep", "log_every", "checkpoint_every", "eval_batch_size
 def parse(config: Callable[[], Experiment], args: list[str] | None = None) -> tuple[Path, Experiment]:
     """Workdir and experiment from the command line; flags override the numbers of `config()`."""
 
-    def run(
-        workdir: Path, experiment: Annotated[Experiment, tyro.conf.arg(name="")] = config()
-    ) -> tuple[Path, Experiment]:
-        """Args: workdir: folder of the run: a new one, or that of an interrupted run of the same experiment."""
-        return workdir, experiment
+    @dataclasses.dataclass(frozen=True)
+    class Run:
+        workdir: Path
+        """folder of the run: a new one, or that of an interrupted run of the same experiment"""
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = dataclasses.field(default_factory=config)
 
-    return tyro.cli(run, args=args, description=sys.modules[config.__module__].__doc__, config=(tyro.conf.FlagConversionOff,))
+    run = tyro.cli(Run, args=args, description=sys.modules[config.__module__].__doc__)
+    return run.workdir, run.experiment
 
 
 def encode(value: Any) -> Any:
@@ -167,7 +168,9 @@ def write_environment(workdir: Path) -> None:
     One line of JSON per start of the run, since a continuation can have another environment.
     """
     root = Path(__file__).parent.parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False)
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
+    )
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "sentencepiece", "numpy")
     record = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -17,7 +17,7 @@ class Pretrained(NamedTuple):
 
     Attributes:
         encoder: with the vocabulary's size filled in.
-        params: of the whole learner by top-level name: `encoder`, `objectives_mlm`, ...; None if they were not asked for.
+        params: of the whole learner by top-level name (`encoder`, `objectives_mlm`, ...); None if not asked for.
         tokenizer: what the run's data was made with.
     """
 

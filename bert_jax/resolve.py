@@ -48,8 +48,8 @@ class Resolved:
 def resolve(experiment: Experiment) -> Resolved:
     """Opens and checks what an experiment names.
 
-    Raises ValueError or FileNotFoundError for what does not fit: files, vocabulary, lengths, classes, batch and devices,
-    the shapes of the parameters to start from.
+    Raises ValueError or FileNotFoundError for what does not fit: files, vocabulary, lengths, classes, batch and
+    devices, the shapes of the parameters to start from.
     """
     mesh = experiment.mesh.build()
     check_batch_size(experiment.batch_size, mesh)
@@ -98,7 +98,10 @@ def _initial(learner: nn.Module, start: Pretrained | None, batch: dict[str, np.n
     wanted = nn.unbox(abstract_parameters(learner, batch))
     parts = {name: start.params[name] for name in wanted if name in start.params}
     have, want = (
-        {jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in jax.tree_util.tree_leaves_with_path(t)}
+        {
+            jax.tree_util.keystr(p, simple=True, separator="/"): x.shape
+            for p, x in jax.tree_util.tree_leaves_with_path(t)
+        }
         for t in (parts, {name: wanted[name] for name in parts})
     )
     wrong = [

@@ -47,7 +47,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
     Raises ValueError and FileNotFoundError for bad input before anything is compiled or written, FloatingPointError
     where the loss is no number, and SystemExit(75) after SIGTERM, with everything saved.
     """
-    # ---- data, model, optimizer: what can be wrong is found here --------------------------------------------------------
+    # ---- data, model, optimizer: what can be wrong is found here -----------------------------------------------------
     keep_work_memory()
     run = resolve(experiment)
     experiment, learner, total = run.experiment, run.learner, run.steps
@@ -57,10 +57,13 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
     run.tokenizer.save(workdir / "tokenizer")
     write_environment(workdir)
 
-    # ---- state: the latest checkpoint, or new ---------------------------------------------------------------------------
+    # ---- state: the latest checkpoint, or new ------------------------------------------------------------------------
     best = experiment.best_metric or None
     checkpoints = Checkpoints(
-        workdir / "checkpoints", keep=experiment.keep, best=best, mode="min" if best and best.endswith("loss") else "max"
+        workdir / "checkpoints",
+        keep=experiment.keep,
+        best=best,
+        mode="min" if best and best.endswith("loss") else "max",
     )
     init, seed = make_init(learner, optimizer, shardings), np.uint32(experiment.seed)
     if checkpoints.latest_step is None:
@@ -70,13 +73,15 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
     else:
         abstract = jax.eval_shape(init, seed, run.example_batch)
         state = checkpoints.restore(
-            jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, shardings)
+            jax.tree.map(
+                lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, shardings
+            )
         )
     start = int(state.step)
 
-    # ---- the steps ------------------------------------------------------------------------------------------------------
+    # ---- the steps ---------------------------------------------------------------------------------------------------
     train_step = make_train_step(learner, optimizer, shardings, run.mesh)
-    evaluate_step = make_evaluate_step(learner, shardings, run.mesh)
+    evaluate_step = make_evaluate_step(learner, shardings.params, run.mesh)
     batches = TrainingBatches(run.train_source, experiment.batch_size, experiment.seed)
     meter = Meter(schedule, experiment.batch_size, *speed_limit(run))
     baselines = {name: experiment.task.baselines(run.train_source, data) for name, data in run.evaluations.items()}
@@ -95,7 +100,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
                 for warning in health.check(step, trained):
                     log.warn(warning)
             if last or step % experiment.eval_every == 0:
-                results = evaluated = evaluate_all(run, evaluate_step, state, workdir)
+                results = evaluated = evaluate_all(run, evaluate_step, state.params, workdir)
                 log.log(step, evaluated)
                 meter.restart()
             if last or stop.requested or evaluated or step % experiment.checkpoint_every == 0:
@@ -103,7 +108,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
             if stop.requested and not last:
                 log.message(f"stopped after step {step} and saved; the same command continues")
                 raise SystemExit(STOPPED)
-    return results or evaluate_all(run, evaluate_step, state, workdir)
+    return results or evaluate_all(run, evaluate_step, state.params, workdir)
 
 
 def speed_limit(run: Resolved) -> tuple[float, float]:
@@ -135,9 +140,11 @@ def describe(run: Resolved, baselines: dict[str, dict[str, float]], start: int) 
     shapes = jax.tree.leaves(nn.unbox(abstract_parameters(run.learner, run.example_batch)))
     held_out = ", ".join(f"{len(source):,} in {name}" for name, source in run.evaluations.items())
     lines = [
-        f"{sum(x.size for x in shapes):,} parameters in {compute_dtype(encoder.dtype)}, vocabulary {encoder.vocab_size:,}, "
-        f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(run.mesh.shape)}",
-        f"{len(run.train_source):,} training examples ({held_out}), {run.steps:,} steps of {experiment.batch_size} rows",
+        f"{sum(x.size for x in shapes):,} parameters, dots in {compute_dtype(encoder.dtype)}, "
+        f"vocabulary of {encoder.vocab_size:,}",
+        f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh "
+        + " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items()),
+        f"{len(run.train_source):,} training examples ({held_out}); {run.steps:,} steps of {experiment.batch_size}",
     ]
     if run.initial:
         lines.append(f"{', '.join(run.initial)} from {experiment.init_from}; everything else is new")

@@ -5,8 +5,8 @@
     python experiments/pretrain.py --workdir runs/mini --task.corpus runs/corpus
 
 The defaults are a BERT-mini on one machine: 20,000 updates of 64 rows of 128 tokens. The paper's base model: edit the
-size, and `--batch-size 256 --steps 1000000 --optimizer.warmup 10000` with rows of 128 for 90 % of the updates and of 512
-for the rest.
+size, and `--batch-size 256 --steps 1000000 --optimizer.warmup 10000 --optimizer.learning-rate 1e-4`, with rows of 128
+for 90 % of the updates and of 512 for the rest.
 """
 
 from pathlib import Path

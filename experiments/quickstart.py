@@ -3,9 +3,9 @@
     python experiments/quickstart.py --workdir runs/quickstart
 
 The text is the documentation that every Python library brings along. It becomes a WordPiece vocabulary and a corpus of
-sentence pairs; a BERT-tiny is pre-trained on it (masked language modelling and next sentence prediction), then fine-tuned
-to tell which library a docstring comes from, beside the same classifier trained from random weights. Every figure is on
-docstrings of modules that neither saw. Ends with a table, `curves.png` and `result.json`.
+sentence pairs; a BERT-tiny is pre-trained on it (masked language modelling and next sentence prediction), then
+fine-tuned to tell which library a docstring comes from, beside the same classifier trained from random weights. Every
+figure is on docstrings of modules that neither saw. Ends with a table, `curves.png` and `result.json`.
 """
 
 import dataclasses
@@ -142,7 +142,9 @@ def result_table(result: dict[str, float]) -> Table:
     table.add_row("masked tokens, pre-trained", share["mlm_accuracy"], share["mlm_unigram_accuracy"])
     table.add_row("next sentence, pre-trained", share["nsp_accuracy"], "50.0 %")
     table.add_row(f"which library, {LABELS} labels, fine-tuned", share["classify_accuracy"], share["majority_accuracy"])
-    table.add_row("... the same from random weights", share["classify_accuracy_from_scratch"], share["majority_accuracy"])
+    table.add_row(
+        "... the same from random weights", share["classify_accuracy_from_scratch"], share["majority_accuracy"]
+    )
     return table
 
 

@@ -3,9 +3,9 @@
     python experiments/sst2.py --workdir runs/sst2 --init-from runs/mini \
         --task.train-file SST-2/train.tsv --task.valid-file SST-2/dev.tsv
 
-Three epochs of 32 sentences; the paper searches the learning rate over 5e-5, 3e-5, 2e-5, Turc et al. 2019 for the small
-models over 3e-4, 1e-4, 5e-5, 3e-5. `--random-weights` is the same from scratch. Published for BERT-mini: 85.9 (test set,
-Turc et al. 2019).
+Three epochs of 32 sentences; the paper searches the learning rate over 5e-5, 3e-5, 2e-5, Turc et al. 2019 for the
+small models over 3e-4, 1e-4, 5e-5, 3e-5. `--random-weights` is the same from scratch. Published for BERT-mini: 85.9
+(test set, google-research/bert README).
 """
 
 from pathlib import Path

@@ -17,9 +17,10 @@ class Row:
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> list[Row]:
-    """The rows of a file by its name: `.tsv` (no quoting, as GLUE's), `.csv` (quoted), `.jsonl`, each also `.gz`, `.xz`.
+    """The rows of a file, by its name `.tsv` (no quoting, as GLUE's), `.csv` (quoted) or `.jsonl`, also `.gz`, `.xz`.
 
-    TSV and CSV have a header. Raises ValueError with file, line and field for a missing column, a short row or bad JSON.
+    TSV and CSV have a header. Raises FileNotFoundError, or ValueError with file, line and field for a missing column,
+    a short row or bad JSON.
     """
     kind = next((suffix for suffix in reversed(path.suffixes) if suffix not in (".gz", ".xz")), "")
     readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl}

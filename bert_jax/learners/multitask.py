@@ -15,7 +15,7 @@ class Multitask(nn.Module):
     """`Multitask(bert("base"), {"mlm": Mlm(), "nsp": Nsp()})`; the loss is the sum of the objectives' mean losses.
 
     Attributes:
-        encoder: a module `(batch, train) -> Encoded`; None stands for the encoder of the checkpoint that training starts from.
+        encoder: a module `(batch, train) -> Encoded`; None stands for that of the checkpoint that training starts from.
         objectives: by name; the names prefix metrics (`mlm/loss`) and parameters (`objectives_mlm`).
         weights: of the losses, by name; 1 where absent (run_pretraining.py:148: 1 : 1).
     """
@@ -35,7 +35,9 @@ class Multitask(nn.Module):
                 "0 takes the tokenizer's"
             )
         objectives = {
-            name: objective.for_vocabulary(vocab_size, special_ids) if hasattr(objective, "for_vocabulary") else objective
+            name: objective.for_vocabulary(vocab_size, special_ids)
+            if hasattr(objective, "for_vocabulary")
+            else objective
             for name, objective in self.objectives.items()
         }
         return self.clone(encoder=self.encoder.clone(vocab_size=vocab_size), objectives=objectives)
@@ -48,7 +50,9 @@ class Multitask(nn.Module):
                 continue
             own = jax.random.fold_in(key, i)
             own = jax.random.fold_in(own, 0 if getattr(objective, "static", False) else step)
-            batch = objective.corrupt(jax.vmap(lambda example, k=own: jax.random.fold_in(k, example))(batch["example"]), batch)
+            batch = objective.corrupt(
+                jax.vmap(lambda example, k=own: jax.random.fold_in(k, example))(batch["example"]), batch
+            )
         return dict(batch)
 
     def __call__(self, batch: Mapping[str, Array], train: bool = False) -> dict[str, Mean]:

@@ -57,7 +57,11 @@ class Bert(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Mapping[str, Array], train: bool = False) -> Encoded:
-        """Encodes `tokens` [B, L] with `segments` [B, L] and `lengths` [B] (or `sequence_ids` [B, L], `positions` [B, L])."""
+        """Encodes a batch; raises ValueError for rows longer than the position table.
+
+        Keys: `tokens` [B, L]; `segments` [B, L], all 0 by default; `lengths` [B] of right-padded rows, or
+        `sequence_ids` [B, L] with 0 for padding; `positions` [B, L], by default those of the row.
+        """
         self._check(batch)
         embeddings, table = Embeddings(
             self.vocab_size,
@@ -120,9 +124,7 @@ class Embeddings(nn.Module):
     init_stddev: float
 
     @nn.compact
-    def __call__(
-        self, batch: Mapping[str, Array], train: bool
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "V D"]]:
+    def __call__(self, batch: Mapping[str, Array], train: bool) -> tuple[Float[Array, "B L D"], Float[Array, "V D"]]:
         tokens = batch["tokens"]
         words = Table("VD", (self.vocab_size, self.width), self.init_stddev, name="words")
         positions = Table("LD", (self.max_length, self.width), self.init_stddev, name="positions")
@@ -158,7 +160,9 @@ class Layer(nn.Module):
         train: bool,
     ) -> Float[Array, "B L D"]:
         drop = Dropout(self.dropout)
-        attention = SelfAttention(self.num_heads, self.attention_dropout, self.init_stddev, self.dtype, name="attention")
+        attention = SelfAttention(
+            self.num_heads, self.attention_dropout, self.init_stddev, self.dtype, name="attention"
+        )
         mixed = drop(attention(x, lengths, sequence_ids, train), train)
         x = LayerNorm(self.norm_epsilon, name="attention_norm")(x + mixed)
         wide = Mlp(self.mlp_width, self.activation, self.init_stddev, self.dtype, name="mlp")(x)
@@ -180,4 +184,6 @@ SIZES = {
 def bert(size: str, **overrides) -> Bert:
     """The encoder of a published size: `bert("mini", dropout=0.0)`. Raises KeyError for an unknown name."""
     num_layers, width = SIZES[size]
-    return Bert(**{"num_layers": num_layers, "width": width, "num_heads": width // 64, "mlp_width": 4 * width} | overrides)
+    return Bert(
+        **{"num_layers": num_layers, "width": width, "num_heads": width // 64, "mlp_width": 4 * width} | overrides
+    )

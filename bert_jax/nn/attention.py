@@ -19,7 +19,7 @@ def visible_keys(
 
     Args:
         length: M, the width of the rows.
-        lengths: right-padded rows; every query sees the first `lengths` keys (modeling.py:524-555: keys alone are masked).
+        lengths: right-padded rows; every query sees the first `lengths` keys (modeling.py:524-555).
         sequence_ids: several sequences in a row, or holes; a query sees the keys that have its own id. 0 is padding.
     """
     if sequence_ids is not None:
@@ -40,8 +40,8 @@ def attend(
 ) -> tuple[Float[Array, "B H L K"], Float[Array, "B H L M"]]:
     """Scaled dot-product attention; returns the mixed values and the probabilities before dropout.
 
-    Scores and softmax are float32. A masked score is replaced by the most negative finite number, which after the softmax
-    is the same 0.0 as the original's adder of -10000 (modeling.py:712), and a row without any visible key stays finite.
+    Scores and softmax are float32. A masked score becomes the most negative finite number, which after the softmax is
+    the same 0.0 as with the original's adder of -10000 (modeling.py:712); a row without any visible key stays finite.
     """
     scores = dot("BHLK,BHMK->BHLM", query, key, dtype) * (query.shape[-1] ** -0.5)
     visible = visible_keys(key.shape[2], lengths, sequence_ids)

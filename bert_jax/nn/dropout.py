@@ -9,10 +9,10 @@ from jaxtyping import Array, Bool, Float, Key
 def keep_mask(key: Key[Array, ""], rate: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
     """True with probability 1 - rate, independently for every position of `shape`.
 
-    The bits are an integer hash of (key, position): the finaliser `lowbias32` of Chris Wellons' hash-prospector with the
-    second key word added half-way, so that two keys do not give permutations of one mask. It fuses into its consumer,
-    takes no memory, is recomputed in the backward pass, and depends on the position in the global array, hence not on
-    sharding. Arrays of more than 2**32 elements would repeat their mask and are refused.
+    The bits are an integer hash of (key, position): the finaliser `lowbias32` of Chris Wellons' hash-prospector with
+    the second key word added half-way, so that two keys do not give permutations of one mask. It fuses into its
+    consumer, takes no memory, is recomputed in the backward pass, and depends on the position in the global array,
+    hence not on sharding. Arrays of more than 2**32 elements would repeat their mask and are refused.
     """
     size = 1
     for n in shape:
@@ -33,7 +33,7 @@ def keep_mask(key: Key[Array, ""], rate: float, shape: tuple[int, ...]) -> Bool[
 
 
 class Dropout(nn.Module):
-    """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate); elementwise, never broadcast."""
+    """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate); never broadcast."""
 
     rate: float
 

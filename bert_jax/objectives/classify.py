@@ -41,5 +41,7 @@ class Classify(nn.Module):
 
     @nn.nowrap
     def _logits(self, encoded: Encoded, train: bool) -> Float[Array, "B C"]:
-        output = Linear("BD,DC->BC", (self.num_classes,), self.init_stddev, dtype=str(encoded.hidden.dtype), name="output")
+        output = Linear(
+            "BD,DC->BC", (self.num_classes,), self.init_stddev, dtype=str(encoded.hidden.dtype), name="output"
+        )
         return output(Dropout(self.dropout)(encoded.pooled, train))

@@ -110,7 +110,9 @@ class Mlm(nn.Module):
         """Gathered first, so that the transform and the vocabulary projection see P rows and not L."""
         x = jnp.take_along_axis(encoded.hidden, positions[..., None], axis=1)
         width = encoded.table.shape[1]
-        x = Linear("BPD,DE->BPE", (width,), stddev=self.init_stddev, dtype=str(encoded.hidden.dtype), name="transform")(x)
+        x = Linear("BPD,DE->BPE", (width,), stddev=self.init_stddev, dtype=str(encoded.hidden.dtype), name="transform")(
+            x
+        )
         x = LayerNorm(self.norm_epsilon, name="norm")(ACTIVATIONS[self.activation](x))
         bias = self.param(
             "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("V",)), (encoded.table.shape[0],)
@@ -121,7 +123,7 @@ class Mlm(nn.Module):
 def _choose_words(
     score: Float[Array, "B L"], candidate: Bool[Array, "B L"], continues: Bool[Array, "B L"], count: Int[Array, " B"]
 ) -> Bool[Array, "B L"]:
-    """Whole words in random order; one that would exceed the count is passed over, the next is tried (lines 372-380)."""
+    """Whole words in random order; one that would exceed the count is passed over for the next (lines 372-380)."""
     batch, length = score.shape
     rows = jnp.arange(batch)
     # As in the original a continuation joins the last candidate before it, even across a [SEP] (lines 359-363).

@@ -18,7 +18,9 @@ class Nsp(nn.Module):
     @nn.compact
     def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:
         """Loss in nats and accuracy against `pair_label` [B]."""
-        logits = Linear("BD,DC->BC", (2,), stddev=self.init_stddev, dtype=str(encoded.hidden.dtype), name="output")(encoded.pooled)
+        logits = Linear("BD,DC->BC", (2,), stddev=self.init_stddev, dtype=str(encoded.hidden.dtype), name="output")(
+            encoded.pooled
+        )
         labels, weights = batch["pair_label"], batch["weight"]
         return {
             "loss": Mean.of(cross_entropy(logits, labels), weights),

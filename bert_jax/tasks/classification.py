@@ -60,8 +60,8 @@ class Classification:
         head = learner.objectives["classify"]
         if head.num_classes not in (0, len(self.classes)):
             raise ValueError(
-                f"the head has num_classes {head.num_classes}, but {self.train_file} has the {len(self.classes)} labels "
-                f"{', '.join(self.classes)} in field {self.label_column!r}"
+                f"the head has num_classes {head.num_classes}, but {self.train_file} has the {len(self.classes)} "
+                f"labels {', '.join(self.classes)} in field {self.label_column!r}"
             )
         objectives = dict(learner.objectives) | {"classify": replace(head, num_classes=len(self.classes))}
         return replace(learner, objectives=objectives)
@@ -93,11 +93,9 @@ class Classification:
         for row in rows:
             if row.fields[self.label_column] not in number:
                 raise ValueError(
-                    f"{row.place}: label {row.fields[self.label_column]!r} is none of the classes of {self.train_file}: "
-                    f"{', '.join(self.classes)}"
+                    f"{row.place}: label {row.fields[self.label_column]!r} is none of the classes of "
+                    f"{self.train_file}: {', '.join(self.classes)}"
                 )
         texts = [tuple(row.fields[column] for column in self.text_columns) for row in rows]
         labels = [number[row.fields[self.label_column]] for row in rows]
         return Features(texts, labels, tokenizer, self.max_length)
-
-

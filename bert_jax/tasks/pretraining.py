@@ -53,7 +53,7 @@ class Pretraining:
 
 
 class Instances:
-    """A source: a split of a corpus, with `continues` for whole-word masking; `limit` takes that many, evenly spread."""
+    """A source: a split of a corpus, with `continues` for whole-word masking; `limit` takes that many, evenly."""
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, limit: int = 0):
         self.corpus, self.tokenizer, self.max_length = corpus, tokenizer, corpus.max_length

@@ -44,8 +44,8 @@ class Meter:
             for name in ("loss", "gradient_norm"):
                 if not np.isfinite(scalars[name]):
                     raise FloatingPointError(
-                        f"{name.replace('_', ' ')} is {scalars[name]} at step {at}: lower the learning rate, or look at "
-                        "the data of that step"
+                        f"{name.replace('_', ' ')} is {scalars[name]} at step {at}: lower the learning rate, or look "
+                        "at the data of that step"
                     )
         values: dict[str, float] = {"loss": float(np.mean([scalars["loss"] for _, scalars in steps]))}
         for name in steps[0][0]:

@@ -1,7 +1,7 @@
 """Which axis letter is split over which axis of the device mesh: one table, and nothing of it in the maths.
 
-A parameter says its axis letters (`Linear("BLD,DF->BLF")` has a kernel `D F`); the table says that `D` is split over the
-mesh axis `fsdp` and `F` over `tensor`; XLA does the communication. On one device every axis has size 1.
+A parameter says its axis letters (`Linear("BLD,DF->BLF")` has a kernel `D F`); the table says that `D` is split over
+the mesh axis `fsdp` and `F` over `tensor`; XLA does the communication. On one device every axis has size 1.
 """
 
 from dataclasses import dataclass
@@ -38,8 +38,8 @@ class MeshShape:
         data = self.data or devices // (self.fsdp * self.tensor)
         if data * self.fsdp * self.tensor != devices:
             raise ValueError(
-                f"mesh data {self.data} x fsdp {self.fsdp} x tensor {self.tensor} does not make the {devices} devices here; "
-                "data 0 takes what the other two leave"
+                f"mesh data {self.data} x fsdp {self.fsdp} x tensor {self.tensor} does not make the {devices} devices "
+                "here; data 0 takes what the other two leave"
             )
         return jax.make_mesh((data, self.fsdp, self.tensor), AXES, axis_types=(AxisType.Auto,) * 3)
 
@@ -71,7 +71,9 @@ def parameter_shardings(boxed: Any, mesh: Mesh) -> Any:
             parts = int(np.prod([mesh.shape[name] for name in ([axis] if isinstance(axis, str) else axis or [])]))
             if size % parts:
                 name = jax.tree_util.keystr(path, simple=True, separator="/")
-                raise ValueError(f"{name} {leaf.shape}: axis of size {size} cannot be split over {axis} = {parts} devices")
+                raise ValueError(
+                    f"{name} {leaf.shape}: axis of size {size} cannot be split over {axis} = {parts} devices"
+                )
 
     jax.tree_util.tree_map_with_path(check, nn.unbox(boxed), shardings)
     return shardings

@@ -103,8 +103,11 @@ def make_train_step(
     )
 
 
-def make_evaluate_step(learner: nn.Module, shardings: State, mesh: Mesh) -> Callable:
-    """`evaluate(params, seed, batch) -> metrics, predictions`: no dropout, and the same corruption at every evaluation."""
+def make_evaluate_step(learner: nn.Module, params: Any, mesh: Mesh) -> Callable:
+    """`evaluate(params, seed, batch) -> metrics, predictions`: no dropout, the same corruption every time.
+
+    `params` are the shardings of the parameters.
+    """
 
     def evaluate(params, seed, batch):
         corrupted = learner.corrupt(_key(seed, _EVALUATE), 0, batch)
@@ -114,5 +117,5 @@ def make_evaluate_step(learner: nn.Module, shardings: State, mesh: Mesh) -> Call
 
     replicated = NamedSharding(mesh, PartitionSpec())
     return jax.jit(
-        evaluate, in_shardings=(shardings.params, replicated, batch_sharding(mesh)), out_shardings=replicated
+        evaluate, in_shardings=(params, replicated, batch_sharding(mesh)), out_shardings=replicated
     )

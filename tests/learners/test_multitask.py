@@ -44,7 +44,7 @@ def assert_same(a, b):
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-# ---- metrics and loss -------------------------------------------------------------------------------------------------
+# ---- metrics and loss ----------------------------------------------------------------------------------------------
 
 
 def test_the_loss_is_the_weighted_sum_of_mean_losses():
@@ -95,7 +95,7 @@ def test_predictions_come_from_the_objectives_that_predict():
     assert predictions["classify/probabilities"].shape == (B, 3)
 
 
-# ---- vocabulary -------------------------------------------------------------------------------------------------------
+# ---- vocabulary ----------------------------------------------------------------------------------------------------
 
 
 def test_vocabulary_is_filled_in_where_it_is_left_open():
@@ -122,7 +122,7 @@ def test_another_vocabulary_is_refused(learner, message):
         learner.for_vocabulary(V, SPECIAL)
 
 
-# ---- random bits ------------------------------------------------------------------------------------------------------
+# ---- random bits ---------------------------------------------------------------------------------------------------
 
 
 def test_corruption_depends_on_the_example_and_not_on_its_place():
@@ -136,8 +136,8 @@ def test_corruption_depends_on_the_example_and_not_on_its_place():
 
 
 def test_corruption_changes_with_seed_step_and_example():
-    """Twelve rows of one text: two keys, two steps and three examples give twelve different corruptions, and the step may
-    be a Python number or an array."""
+    """Twelve rows of one text: two keys, two steps and three examples give twelve different corruptions, and the step
+    may be a Python number or an array."""
     batch = {name: jnp.repeat(value[:1], 3, axis=0) for name, value in batch_of().items()}
     batch |= {"example": jnp.arange(3, dtype=jnp.uint32), "lengths": jnp.full(3, L)}
     learner = LEARNER.clone(objectives={"mlm": MLM.clone(mask_share=0.0, random_share=1.0)})

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.models.bert import Bert, bert
+from bert_jax.models.bert import Bert, Layer, bert
 
 V, N, D, H, F, LENGTH = 50, 2, 16, 4, 40, 12
 TINY = {"vocab_size": V, "num_layers": N, "width": D, "num_heads": H, "mlp_width": F, "max_length": LENGTH}
@@ -36,20 +36,26 @@ def params():
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+MODEL = Bert(**TINY)
+KEY = jax.random.key(0)
+
+
 @functools.partial(jax.jit, static_argnums=2)
-def encode(params, batch, model=Bert(**TINY)):
+def encode(params, batch, model=MODEL):
     return model.apply({"params": params}, batch)
 
 
-# ---- the second implementation: float64, one row at a time, no padding ------------------------------------------------
+# ---- the second implementation: float64, one row at a time, no padding ---------------------------------------------
 
 
 def reference(params, tokens, segments):
-    """Embeddings, all layers' outputs [N, L, D] and the pooled vector of one row, after Devlin et al. and modeling.py."""
+    """Embeddings, all layers' outputs [N, L, D] and the pooled vector of one row, after Devlin et al. and
+    modeling.py."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 
     def layer_norm(x, norm):
-        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12) * norm["scale"] + norm["bias"]
+        normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
+        return normal * norm["scale"] + norm["bias"]
 
     def gelu(x):
         return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
@@ -152,6 +158,29 @@ def test_dropout_is_only_in_training(params):
     np.testing.assert_allclose(plain, encode(params, batch).hidden, atol=1e-6)
 
 
+def test_places_of_dropout(params):
+    """On the normalised embeddings (each number is kept with its scale or 0); on what a block adds to its input, not
+    on the sum; none on the pooled output (modeling.py:368-372, 224-232, 858-880)."""
+    model, batch = Bert(**TINY, scan=True), batch_of([12, 12])
+    encoded = jax.jit(lambda p: model.apply({"params": p}, batch, True, rngs={"dropout": jax.random.key(0)}))(params)
+    still = np.asarray(encode(params, batch).intermediates["embeddings"])
+    embeddings = np.asarray(encoded.intermediates["embeddings"])
+    np.testing.assert_allclose(embeddings, np.where(embeddings == 0, 0, still / 0.9), rtol=1e-4, atol=1e-5)
+    assert 0.02 < (embeddings == 0).mean() < 0.2
+    pooler = params["pooler"]
+    pooled = np.tanh(encoded.hidden[:, 0] @ pooler["kernel"] + pooler["bias"])
+    np.testing.assert_allclose(encoded.pooled, pooled, atol=1e-5)
+    # Blocks that are dropped whole: what is left of a layer is two layer norms, which keep what is normalised already.
+    first = jax.tree.map(lambda leaf: leaf[0], params["layers"])
+    plain = {"scale": jnp.ones(D), "bias": jnp.zeros(D)}
+    layer = Layer(H, F, 1 - 1e-9, 0.0, "gelu_tanh", 1e-12, 0.02, "auto")
+    x = np.random.default_rng(0).normal(size=(2, 4, D))
+    x = jnp.asarray((x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True), jnp.float32)
+    own = first | {"attention_norm": plain, "mlp_norm": plain}
+    result = jax.jit(lambda p, x: layer.apply({"params": p}, x, None, None, True, rngs={"dropout": KEY}))(own, x)
+    np.testing.assert_allclose(result, x, atol=1e-5)
+
+
 def test_bfloat16_is_float32_to_its_precision(params):
     """Two layers round some ten operands by up to 2**-8 each; layer norm, softmax and residuals do not. The root mean
     square of the difference stays below 2**-5 of that of the output, and there is one: the operands are rounded."""
@@ -165,12 +194,12 @@ def test_bfloat16_is_float32_to_its_precision(params):
     assert 2**-10 < relative < 2**-5
 
 
-# ---- initial values and sizes -----------------------------------------------------------------------------------------
+# ---- initial values and sizes --------------------------------------------------------------------------------------
 
 
 def test_initial_values():
-    """modeling.py:375-377: normal with deviation 0.02 cut at two deviations and not rescaled, which leaves 0.01759 (four
-    standard errors are allowed), in every table and kernel; layers differ; biases are 0, scales 1."""
+    """modeling.py:375-377: normal with deviation 0.02 cut at two deviations and not rescaled, which leaves 0.01759
+    (four standard errors are allowed), in every table and kernel; layers differ; biases are 0, scales 1."""
     model = Bert(vocab_size=500, num_layers=2, width=64, num_heads=2, mlp_width=128, max_length=64)
     params = nn.unbox(jax.jit(model.init)(jax.random.key(0), batch_of([3]))["params"])
     assert params["embeddings"]["words"]["table"].shape == (500, 64)
@@ -224,7 +253,7 @@ def test_without_a_pooler(params):
     assert parameters(Bert(**TINY)) - parameters(model) == D * (D + 1)
 
 
-# ---- bad input --------------------------------------------------------------------------------------------------------
+# ---- bad input -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

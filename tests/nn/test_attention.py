@@ -84,7 +84,8 @@ def test_padding_changes_nothing(params):
     wide_weight = np.concatenate([weight, np.zeros((1, 3, D), np.float32)], axis=1)
     lengths = jnp.array([5])
     np.testing.assert_allclose(attention(params, wide, lengths)[:, :5], attention(params, x), rtol=1e-5, atol=1e-6)
-    (got_params, got_x), (want_params, want_x) = gradients(params, wide, wide_weight, lengths), gradients(params, x, weight)
+    got_params, got_x = gradients(params, wide, wide_weight, lengths)
+    want_params, want_x = gradients(params, x, weight)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got_params, want_params)
     np.testing.assert_allclose(got_x[:, :5], want_x, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(got_x[:, 5:], 0)
@@ -117,7 +118,8 @@ def test_a_row_without_tokens_stays_finite(params):
 
 
 def test_dropout_is_on_single_probabilities():
-    """Each (row, head, query, key) has a coin of its own; broadcasting one mask over rows or heads is a known mistake."""
+    """Each (row, head, query, key) has a coin of its own; broadcasting one mask over rows or heads is a known
+    mistake."""
     x = jnp.zeros((4, 6, 8))
     params = {
         "qkv": {"kernel": jnp.zeros((8, 3, 2, 4)), "bias": jnp.ones((3, 2, 4))},

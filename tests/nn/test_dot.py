@@ -61,8 +61,8 @@ def gradients(equation, dtype):
 @pytest.mark.parametrize("equation", EQUATIONS)
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)
 def test_is_the_exact_product_of_the_rounded_operands_summed_in_float32(equation, dtype):
-    """n products in float32, in whatever order, err by at most n units of the sum of magnitudes; bfloat16 sums would by
-    tens of thousands."""
+    """n products in float32, in whatever order, err by at most n units of the sum of magnitudes; bfloat16 sums would
+    by tens of thousands."""
     a, b, _ = operands(equation)
     result = product(equation, dtype)(a, b)
     want, magnitude = exact(equation, *((a, b) if dtype == FLOAT32 else (bfloat16(a), bfloat16(b))))
@@ -86,8 +86,8 @@ def test_float32_is_plain_einsum(equation):
 
 @pytest.mark.parametrize("equation", EQUATIONS)
 def test_bfloat16_gradients_round_operands_cotangent_and_result_only(equation):
-    """Against float64: three roundings of at most 2**-8 each, one to each factor of a product and one to the result; and
-    the gradient of a float32 parameter is float32."""
+    """Against float64: three roundings of at most 2**-8 each, one to each factor of a product and one to the result;
+    and the gradient of a float32 parameter is float32."""
     a, b, cotangent = operands(equation)
     left, right, out = equation.replace("->", ",").split(",")
     got_a, got_b = gradients(equation, BFLOAT16)(a, b, cotangent)

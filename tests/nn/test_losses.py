@@ -20,7 +20,8 @@ def test_is_the_weighted_mean():
 
 
 def test_parts_add_up_exactly():
-    """Ragged parts of unequal weight: adding totals and counts gives the mean of the whole, the mean of means does not."""
+    """Ragged parts of unequal weight: adding totals and counts gives the mean of the whole, the mean of means does
+    not."""
     values, weights = np.arange(10.0), np.array([1, 1, 0, 1, 1, 1, 0, 0, 1, 1])
     parts = [mean(values[cut], weights[cut]) for cut in (slice(0, 3), slice(3, 4), slice(4, 10))]
     whole = mean(values, weights)

@@ -29,7 +29,8 @@ def test_equals_float64():
 
 
 def test_a_large_common_offset_does_not_eat_the_variance():
-    """The variance is taken of centred values: mean(x**2) - mean(x)**2 in float32 is off by more than ten times as much."""
+    """The variance is taken of centred values: mean(x**2) - mean(x)**2 in float32 is off by more than ten times as
+    much."""
     x = (RNG.normal(size=(16, 64)) + 1000).astype(np.float32)
     bound = 1e-3
     assert abs(norm(x) - exact(x)).max() < bound

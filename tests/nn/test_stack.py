@@ -77,7 +77,8 @@ def test_parameters_have_a_leading_layer_axis(unrolled):
 
 
 def test_is_the_layers_one_after_another(unrolled):
-    """Without dropout: layer by layer with its own slice of the parameters; all outputs are returned, the last one twice."""
+    """Without dropout: layer by layer with its own slice of the parameters; all outputs are returned, the last one
+    twice."""
     params = nn.unbox(unrolled[0])
     last, layers = jax.jit(lambda p: Tower().apply({"params": p}, X, LENGTHS, False))(params)
     x = X

@@ -43,8 +43,8 @@ def test_filler_rows_count_for_nothing():
 
 
 def test_dropout_is_on_the_pooled_output_and_only_in_training():
-    """run_classifier.py:598-600. With rate 0.5 each of 1000 rows loses its 2 log 2 or has it doubled: two possible losses,
-    each in about half of the rows; evaluation gives the loss of the input as it is and needs no key."""
+    """run_classifier.py:598-600. With rate 0.5 each of 1000 rows loses its 2 log 2 or has it doubled: two possible
+    losses, each in about half of the rows; evaluation gives the loss of the input as it is and needs no key."""
     pooled = jnp.tile(jnp.array([[2 * math.log(2), 0, 0]]), (1000, 1))
     labels, weights, key = jnp.zeros(1000, jnp.int32), jnp.ones(1000), jax.random.key(0)
     # Logits (0, 0, log 2) where dropped, (4 log 2, 0, log 2) where kept.

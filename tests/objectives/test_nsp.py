@@ -22,7 +22,8 @@ def metrics(pooled, labels, weights):
 
 
 def test_loss_and_accuracy():
-    """Mean negative log likelihood of `pair_label`, share of rows where it is the likelier one; no dropout in training."""
+    """Mean negative log likelihood of `pair_label`, share of rows where it is the likelier one; no dropout in
+    training."""
     got = metrics(POOLED, jnp.array([1, 1, 0]), jnp.ones(3))
     np.testing.assert_allclose(got["loss"].total, -math.log(2 / 3) - math.log(1 / 4) - math.log(1 / 3), rtol=1e-6)
     assert got["loss"].count == 3
