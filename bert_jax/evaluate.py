@@ -78,7 +78,8 @@ def main(workdir: tyro.conf.Positional[Path], checkpoint: Literal["best", "lates
         checkpoint: which of its checkpoints.
     """
     try:
-        run = resolve(dataclasses.replace(load_experiment(workdir), init_from=workdir, init_checkpoint=checkpoint, random_weights=False))
+        start = {"init_from": workdir, "init_checkpoint": checkpoint, "random_weights": False}
+        run = resolve(dataclasses.replace(load_experiment(workdir), **start))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     shardings = parameter_shardings(abstract_parameters(run.learner, run.example_batch), run.mesh)

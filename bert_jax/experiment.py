@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
+from bert_jax.data.workers import cores
 from bert_jax.learners.multitask import Multitask
 from bert_jax.training.optim import BertAdam
 from bert_jax.training.sharding import MeshShape
@@ -144,10 +146,10 @@ def claim_workdir(workdir: Path, experiment: Experiment) -> None:
             listing = "\n  ".join(differences)
             raise ValueError(f"{workdir} holds another experiment; take another --workdir. It differs in\n  {listing}")
         return
-    if workdir.exists() and any(workdir.iterdir()):
+    temporary = path.with_suffix(".tmp")  # all that a process leaves behind which is killed in here
+    if workdir.exists() and set(workdir.iterdir()) - {temporary}:
         raise ValueError(f"{workdir} is not empty and holds no run (no config.json): take another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=2) + "\n")
     temporary.rename(path)
 
@@ -167,19 +169,19 @@ def write_environment(workdir: Path) -> None:
 
     One line of JSON per start of the run, since a continuation can have another environment.
     """
-    root = Path(__file__).parent.parent
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
-    )
+    root, commit = Path(__file__).parent.parent, None
+    if (root / ".git").exists() and shutil.which("git"):
+        git = ["git", "describe", "--always", "--dirty"]
+        commit = subprocess.run(git, cwd=root, capture_output=True, text=True, check=False).stdout.strip() or None
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "sentencepiece", "numpy")
     record = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "commit": git.stdout.strip() or None,
+        "commit": commit,
         "python": sys.version.split()[0],
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "devices": [device.device_kind for device in jax.devices()],
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
     }
     with open(workdir / "environment.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")

@@ -32,10 +32,10 @@ def main(config: Callable[[], Experiment]) -> None:
 
     Bad input ends with one line; `python -X dev` shows where it was found.
     """
-    workdir, experiment = parse(config)
     try:
+        workdir, experiment = parse(config)
         train(experiment, workdir)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if sys.flags.dev_mode:
             raise
         sys.exit(f"error: {error}")
@@ -100,6 +100,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
                 for warning in health.check(step, trained):
                     log.warn(warning)
             if last or step % experiment.eval_every == 0:
+                meter.pause()
                 results = evaluated = evaluate_all(run, evaluate_step, state.params, workdir)
                 log.log(step, evaluated)
                 meter.restart()

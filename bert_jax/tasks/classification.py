@@ -1,5 +1,7 @@
 """Classification of texts or pairs of texts from labelled files."""
 
+import math
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -51,9 +53,10 @@ class Classification:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Labels of the training file in order: numbers by value, else alphabetically."""
+        """Labels of the training file in order: whole numbers by value, then the others alphabetically."""
         labels = {row.fields[self.label_column] for row in self._train_rows}
-        return tuple(sorted(labels, key=lambda label: (0, int(label), "") if label.isdigit() else (1, 0, label)))
+        number = {label: int(label) if re.fullmatch("-?[0-9]+", label) else math.inf for label in labels}
+        return tuple(sorted(labels, key=lambda label: (number[label], label)))
 
     def prepare(self, learner: Multitask) -> Multitask:
         """Gives the head its number of classes. Raises ValueError where the head says another one."""

@@ -7,6 +7,9 @@ import jax
 import numpy as np
 import optax
 
+# Enough to keep a device busy, few enough that a request to stop need not wait for a long queue.
+STEPS_AHEAD = 3
+
 
 class Meter:
     """Collects what `train_step` returns and turns it into numbers.
@@ -21,14 +24,21 @@ class Meter:
     def __init__(self, schedule: optax.Schedule, batch_size: int, flops: float, peak: float):
         self._schedule, self._batch_size, self._flops, self._peak = schedule, batch_size, flops, peak
         self._pending: list[Any] = []
-        self._since = time.perf_counter()
+        self._since, self._before = time.perf_counter(), 0.0
 
     def add(self, metrics: Any) -> None:
-        """Keeps one step's metrics, on the device."""
+        """Keeps one step's metrics, on the device; waits where the host is more than a few steps ahead of it."""
         self._pending.append(metrics)
+        if len(self._pending) > STEPS_AHEAD:
+            jax.block_until_ready(self._pending[-1 - STEPS_AHEAD])
+
+    def pause(self) -> None:
+        """Stops the clock of the rates (for an evaluation) when the steps so far are computed; `restart` goes on."""
+        jax.block_until_ready(self._pending)
+        self._before += time.perf_counter() - self._since
 
     def restart(self) -> None:
-        """Leaves what happened since the last reading (an evaluation) out of the rates."""
+        """Lets the clock run again after `pause`."""
         self._since = time.perf_counter()
 
     def read(self, step: int) -> dict[str, float]:
@@ -38,7 +48,7 @@ class Meter:
         whose loss or gradient is not finite.
         """
         steps = jax.device_get(self._pending)
-        seconds = time.perf_counter() - self._since
+        seconds = self._before + time.perf_counter() - self._since
         first = step - len(steps) + 1
         for at, (_, scalars) in enumerate(steps, first):
             for name in ("loss", "gradient_norm"):
@@ -59,5 +69,5 @@ class Meter:
             "mfu": len(steps) * self._flops / seconds / self._peak,
         }
         self._pending.clear()
-        self._since = time.perf_counter()
+        self._since, self._before = time.perf_counter(), 0.0
         return values
