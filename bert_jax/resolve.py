@@ -94,13 +94,15 @@ def _tokenizer(experiment: Experiment, start: Pretrained | None) -> Tokenizer:
 
 def _check_best_metric(best: str, learner: nn.Module, evaluations: dict[str, Source], batch: dict) -> None:
     """Raises ValueError for a metric that no evaluation has: it would be missed only when the first one is over."""
+    if not best:
+        return
 
     def metrics(params, batch):
         return learner.apply({"params": params}, learner.corrupt(jax.random.key(0), 0, batch), False)
 
     names = jax.eval_shape(metrics, nn.unbox(abstract_parameters(learner, batch)), batch)
     names = [f"{source}/{name}" for source in evaluations for name in names]
-    if best and best not in names:
+    if best not in names:
         raise ValueError(f"best_metric {best!r} is none of the metrics of an evaluation: {', '.join(names)}")
 
 

@@ -121,7 +121,8 @@ def speed_limit(run: Resolved) -> tuple[float, float]:
         return run.learner.apply({"params": params}, batch, False)
 
     dtype = compute_dtype(run.learner.encoder.dtype)
-    return 3 * dot_flops(forward, abstract, run.example_batch), jax.device_count() * peak_flops(jax.devices()[0], dtype)
+    peak = jax.device_count() * peak_flops(jax.devices()[0], dtype)
+    return 3.0 * dot_flops(forward, abstract, run.example_batch), peak
 
 
 def stuck_signs(baselines: dict[str, dict[str, float]], steps: int) -> list[Stuck]:

@@ -35,14 +35,23 @@ from bert_jax.training.optim import BertAdam
 
 # Docstrings with a label that the classifiers learn from: few enough that what pre-training brings shows.
 LABELS = 640
+INIT_STDDEV = 0.06
 
 
 def pretraining(workdir: Path, steps: int) -> Experiment:
-    """A BERT-tiny on MLM and NSP. Small models want a larger learning rate than the paper's 1e-4."""
+    """A BERT-tiny on MLM and NSP, with two deviations from the original that so short a run of so narrow a model wants.
+
+    Without bias correction the first hundreds of updates are up to five times as large, from which a post-norm encoder
+    does not recover: MLM stayed at the unigram entropy. And 0.02 is the deviation of weights for a width of 768;
+    at 128 all attention starts even, and 0.06 brought in 200 steps what took 400.
+    """
     return Experiment(
         task=Pretraining(workdir / "corpus", valid_limit=1000),
-        learner=Multitask(bert("tiny"), {"mlm": Mlm(), "nsp": Nsp()}),
-        optimizer=BertAdam(learning_rate=2e-3, warmup=0.1),
+        learner=Multitask(
+            bert("tiny", init_stddev=INIT_STDDEV),
+            {"mlm": Mlm(init_stddev=INIT_STDDEV), "nsp": Nsp(init_stddev=INIT_STDDEV)},
+        ),
+        optimizer=BertAdam(learning_rate=1e-3, warmup=0.1, bias_correction=True),
         batch_size=64,
         steps=steps,
         log_every=20,
@@ -58,7 +67,7 @@ def fine_tuning(workdir: Path, random_weights: bool) -> Experiment:
             workdir / "train.jsonl", workdir / "valid.jsonl", ("text",), "library", max_length=128, train_limit=LABELS
         ),
         learner=Multitask(None, {"classify": Classify()}),
-        optimizer=BertAdam(learning_rate=5e-4, warmup=0.1),
+        optimizer=BertAdam(learning_rate=5e-4, warmup=0.1, bias_correction=True),
         batch_size=32,
         epochs=10,
         init_from=workdir / "pretrain",
@@ -98,7 +107,7 @@ def write_examples(path: Path, task: LibraryTask, examples: list[tuple[str, int]
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def main(workdir: Path = Path("runs/quickstart"), steps: int = 600) -> None:
+def main(workdir: Path = Path("runs/quickstart"), steps: int = 500) -> None:
     """The whole way from text to table.
 
     Args:

@@ -4,12 +4,13 @@ A source has `len(source)` and `source.read(indices) -> {name: array [n, ...]}`,
 """
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import grain
 import numpy as np
 
 
+@runtime_checkable
 class Source(Protocol):
     """Examples by index."""
 

@@ -67,6 +67,8 @@ class Multitask(nn.Module):
     def loss_of(self, metrics: Mapping[str, Mean]) -> Float[Array, ""]:
         """The weighted sum of the objectives' mean losses."""
         weights = self.weights or {}
+        if unknown := set(weights) - set(self.objectives):
+            raise ValueError(f"weights for {sorted(unknown)}, which are no objectives: {sorted(self.objectives)}")
         return sum((weights.get(name, 1.0) * metrics[f"{name}/loss"].value for name in self.objectives), jnp.float32(0))
 
     def predict(self, batch: Mapping[str, Array]) -> dict[str, Array]:

@@ -106,7 +106,7 @@ class Bert(nn.Module):
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
         if self.vocab_size <= 0:
-            raise ValueError(f"vocab_size is {self.vocab_size}: give the tokenizer's ")
+            raise ValueError(f"vocab_size is {self.vocab_size}: give the tokenizer's")
         length = batch["tokens"].shape[1]
         if length > self.max_length:
             raise ValueError(f"rows of {length} tokens, but the position table has {self.max_length} (max_length)")

@@ -19,3 +19,9 @@ class Encoded(NamedTuple):
     pooled: Float[Array, "B D"] | None
     table: Float[Array, "V E"]
     intermediates: dict[str, Array]
+
+    def pooled_or_error(self) -> Float[Array, "B D"]:
+        """`pooled`; raises ValueError for an encoder without a pooler, which a head over it cannot use."""
+        if self.pooled is None:
+            raise ValueError("this head needs an encoder with a pooler (pooler=True)")
+        return self.pooled

@@ -32,25 +32,26 @@ def dot(equation: str, a: Float[Array, "..."], b: Float[Array, "..."], dtype: jn
             precision=jax.lax.Precision.HIGHEST,
             preferred_element_type=jnp.float32,
         )
-    return _low_precision(equation, a.astype(dtype), b.astype(dtype))
+    return _low_precision(equation, dtype, a, b)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _low_precision(equation, a, b):
-    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _low_precision(equation, dtype, a, b):
+    return jnp.einsum(equation, a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
 
 
-def _forward(equation, a, b):
-    return _low_precision(equation, a, b), (a, b)
+def _forward(equation, dtype, a, b):
+    # The empty slices carry the dtypes that the gradients must have.
+    return _low_precision(equation, dtype, a, b), (a.astype(dtype), b.astype(dtype), a[:0], b[:0])
 
 
-def _backward(equation, operands, cotangent):
-    a, b = operands
+def _backward(equation, dtype, residuals, cotangent):
+    a, b, like_a, like_b = residuals
     left, right, out = equation.replace("->", ",").split(",")
-    cotangent = cotangent.astype(a.dtype)
-    grad_a = _low_precision(f"{out},{right}->{left}", cotangent, b)
-    grad_b = _low_precision(f"{left},{out}->{right}", a, cotangent)
-    return grad_a.astype(a.dtype), grad_b.astype(b.dtype)
+    # A float32 parameter gets its gradient as it was summed, in float32.
+    grad_a = _low_precision(f"{out},{right}->{left}", dtype, cotangent, b)
+    grad_b = _low_precision(f"{left},{out}->{right}", dtype, a, cotangent)
+    return grad_a.astype(like_a.dtype), grad_b.astype(like_b.dtype)
 
 
 _low_precision.defvjp(_forward, _backward)

@@ -39,7 +39,9 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."], train: bool) -> Float[Array, "..."]:
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"dropout rate {self.rate}: must be at least 0 and below 1")
         if not train or self.rate == 0.0:
             return x
         keep = keep_mask(self.make_rng("dropout"), self.rate, x.shape)
-        return jnp.where(keep, x * (1 / (1 - self.rate)), 0).astype(x.dtype)
+        return jnp.where(keep, x.astype(jnp.float32) * (1 / (1 - self.rate)), 0).astype(x.dtype)

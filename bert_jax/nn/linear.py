@@ -68,4 +68,5 @@ class Table(nn.Module):
         self.table = self.param("table", init, self.shape)
 
     def __call__(self, indices: Int[Array, "..."]) -> Float[Array, "... width"]:
-        return jnp.take(self.table, indices, axis=0, mode="clip")
+        # An index outside the table gives NaN, and so a loss that names its step, not the wrong row.
+        return jnp.take(self.table, indices, axis=0, mode="fill")

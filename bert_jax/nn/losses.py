@@ -18,7 +18,7 @@ class Mean(NamedTuple):
 
     @classmethod
     def of(cls, values: Float[Array, "..."], weights: Float[Array, "..."]) -> "Mean":
-        """The weighted mean of `values`; both of one shape. A weight of 0 hides even a non-finite value."""
+        """The weighted mean of `values`; both of one shape. A weight of 0 hides even a value that is not finite."""
         return cls(jnp.sum(jnp.where(weights > 0, values * weights, 0.0)), jnp.sum(weights))
 
     @property
@@ -35,6 +35,6 @@ def cross_entropy(logits: Float[Array, "... C"], labels: Int[Array, "..."]) -> F
 
 
 def hits(logits: Float[Array, "... C"], labels: Int[Array, "..."]) -> Float[Array, "..."]:
-    """1.0 where the label has the largest logit. Compares with the maximum, which is far cheaper than an argmax."""
+    """1.0 where no logit is larger than the label's. Comparing with the maximum is far cheaper than an argmax."""
     label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     return (label_logits >= jnp.max(logits, axis=-1)).astype(jnp.float32)

@@ -41,7 +41,9 @@ class Classify(nn.Module):
 
     @nn.nowrap
     def _logits(self, encoded: Encoded, train: bool) -> Float[Array, "B C"]:
+        if self.num_classes < 2:
+            raise ValueError(f"Classify has num_classes {self.num_classes}: give at least 2")
         output = Linear(
             "BD,DC->BC", (self.num_classes,), self.init_stddev, dtype=str(encoded.hidden.dtype), name="output"
         )
-        return output(Dropout(self.dropout)(encoded.pooled, train))
+        return output(Dropout(self.dropout)(encoded.pooled_or_error(), train))

@@ -55,12 +55,14 @@ class Mlm(nn.Module):
         return self.clone(vocab_size=vocab_size, special_ids=special_ids)
 
     def corrupt(self, keys: Key[Array, " B"], batch: Mapping[str, Array]) -> dict[str, Array]:
-        """Adds `mlm_positions`, `mlm_labels`, `mlm_weights` [B, P] and replaces `tokens`.
+        """Adds `mlm_positions`, `mlm_labels`, `mlm_weights` [B, P] (at most L columns) and replaces `tokens`.
 
         Follows create_pretraining_data.py:342-415 row by row: the number of predictions is rounded (half to even) over
         the length with special tokens; [CLS] and [SEP] are never chosen; positions are sorted; rows of fewer than P
         predictions are filled up with position 0 of weight 0. Needs `continues` [B, L] for whole words.
         """
+        if not self.vocab_size or not self.special_ids:
+            raise ValueError("Mlm has no vocabulary: give vocab_size and special_ids, or use for_vocabulary")
         tokens, lengths = batch["tokens"], batch["lengths"]
         choose, coin, draw = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
         cls_id, sep_id, mask_id = self.special_ids

@@ -19,7 +19,7 @@ class Nsp(nn.Module):
     def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:
         """Loss in nats and accuracy against `pair_label` [B]."""
         logits = Linear("BD,DC->BC", (2,), stddev=self.init_stddev, dtype=str(encoded.hidden.dtype), name="output")(
-            encoded.pooled
+            encoded.pooled_or_error()
         )
         labels, weights = batch["pair_label"], batch["weight"]
         return {

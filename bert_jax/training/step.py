@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, UInt32
 
 from bert_jax.training.sharding import batch_sharding, optimizer_shardings, parameter_shardings
 
@@ -18,15 +17,17 @@ from bert_jax.training.sharding import batch_sharding, optimizer_shardings, para
 class State:
     """Everything that a run carries from step to step; the data position is the step.
 
+    A tree of this form also holds what there is one of for each array, such as shardings.
+
     Attributes:
-        step: updates made so far.
-        seed: with the step and the example, all that random numbers are a function of.
+        step: int32 [], updates made so far.
+        seed: uint32 [], with the step and the example, all that random numbers are a function of.
         params: float32.
         opt_state: of the optimizer.
     """
 
-    step: Int[Array, ""]
-    seed: UInt32[Array, ""]
+    step: Any
+    seed: Any
     params: Any
     opt_state: Any
 
@@ -39,8 +40,8 @@ def _key(seed, purpose):
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
-def abstract_parameters(learner: nn.Module, batch: Mapping[str, Array]) -> Any:
-    """Shapes of the parameters, boxed with their axis letters."""
+def abstract_parameters(learner: nn.Module, batch: Mapping[str, Any]) -> Any:
+    """Shapes of the parameters, boxed with their axis letters; of `batch` only the shapes matter."""
 
     def init(batch):
         batch = learner.corrupt(_key(0, _CORRUPT), 0, batch)
@@ -90,7 +91,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         scalars = {
             "loss": value,
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
             "tokens": jnp.sum(batch["lengths"] * (batch["weight"] > 0)),
         }
         return State(state.step + 1, state.seed, params, opt_state), (metrics, scalars)

@@ -16,7 +16,8 @@ from bert_jax.objectives.nsp import Nsp
 V, B, L = 40, 6, 12
 SPECIAL = (2, 3, 4)
 ENCODER = Bert(vocab_size=V, num_layers=1, width=8, num_heads=2, mlp_width=8, max_length=L, scan=True)
-MLM = Mlm(vocab_size=V, special_ids=SPECIAL, max_predictions=3)
+# Half of the tokens become random ones, so that two corruptions are hardly ever the same.
+MLM = Mlm(6, rate=0.5, mask_share=0.0, random_share=1.0, vocab_size=V, special_ids=SPECIAL)
 LEARNER = Multitask(ENCODER, {"mlm": MLM, "nsp": Nsp()})
 KEY = jax.random.key(0)
 
@@ -34,8 +35,14 @@ def batch_of(rows=B, seed=0):
     }
 
 
-def corrupt(learner, key, step, batch):
-    return jax.jit(learner.corrupt)(key, step, batch)
+corrupt = jax.jit(LEARNER.corrupt)
+
+
+def drawn(learner, batch):
+    """Random parameters of the right shapes."""
+    rng = np.random.default_rng(0)
+    shapes = nn.unbox(jax.eval_shape(lambda: learner.init(KEY, batch, False)))["params"]
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
 
 
 def assert_same(a, b):
@@ -61,18 +68,18 @@ def test_the_loss_is_the_weighted_sum_of_mean_losses():
 
 def test_metrics_and_parameters_have_the_names_of_their_objectives():
     """Each objective gives what it gives alone on the encoder's output, under its prefix."""
-    batch = corrupt(LEARNER, KEY, 0, batch_of())
+    batch = corrupt(KEY, 0, batch_of())
+    params = drawn(LEARNER, batch)
+    assert set(params) == {"encoder", "objectives_mlm", "objectives_nsp"}
 
     @jax.jit
-    def run():
-        params = nn.unbox(LEARNER.init(KEY, batch, False)["params"])
+    def run(params):
         encoded = ENCODER.apply({"params": params["encoder"]}, batch)
         mlm = MLM.apply({"params": params["objectives_mlm"]}, encoded, batch, False)
         nsp = Nsp().apply({"params": params["objectives_nsp"]}, encoded, batch, False)
-        return params, LEARNER.apply({"params": params}, batch), mlm, nsp
+        return LEARNER.apply({"params": params}, batch), mlm, nsp
 
-    params, metrics, mlm, nsp = run()
-    assert set(params) == {"encoder", "objectives_mlm", "objectives_nsp"}
+    metrics, mlm, nsp = run(params)
     assert set(metrics) == {"mlm/loss", "mlm/accuracy", "nsp/loss", "nsp/accuracy"}
     for name, own in (("mlm", mlm), ("nsp", nsp)):
         for metric, mean in own.items():
@@ -83,14 +90,9 @@ def test_predictions_come_from_the_objectives_that_predict():
     """Under their prefix, without labels; the others are left out."""
     learner = Multitask(ENCODER, {"nsp": Nsp(), "classify": Classify(3)})
     batch = batch_of()
-
-    @jax.jit
-    def run():
-        params = nn.unbox(learner.init(KEY, batch, False)["params"])
-        unlabelled = {name: batch[name] for name in ("tokens", "segments", "lengths")}
-        return learner.apply({"params": params}, unlabelled, method="predict")
-
-    predictions = run()
+    unlabelled = {name: batch[name] for name in ("tokens", "segments", "lengths")}
+    predict = lambda params: learner.apply({"params": params}, unlabelled, method="predict")  # noqa: E731
+    predictions = jax.eval_shape(predict, drawn(learner, batch))
     assert set(predictions) == {"classify/probabilities"}
     assert predictions["classify/probabilities"].shape == (B, 3)
 
@@ -100,7 +102,7 @@ def test_predictions_come_from_the_objectives_that_predict():
 
 def test_vocabulary_is_filled_in_where_it_is_left_open():
     """In the encoder and in the objectives that need it; the names and numbers of all else stay."""
-    learner = Multitask(ENCODER.clone(vocab_size=0), {"mlm": Mlm(max_predictions=3), "nsp": Nsp()})
+    learner = Multitask(ENCODER.clone(vocab_size=0), {"mlm": MLM.clone(vocab_size=0, special_ids=()), "nsp": Nsp()})
     filled = learner.for_vocabulary(V, SPECIAL)
     assert filled.encoder == ENCODER
     assert filled.objectives["mlm"] == MLM
@@ -128,36 +130,28 @@ def test_another_vocabulary_is_refused(learner, message):
 def test_corruption_depends_on_the_example_and_not_on_its_place():
     """Another order, and other rows beside it: the same masks; so neither the batch size nor the devices matter."""
     batch = batch_of()
-    whole, order = corrupt(LEARNER, KEY, 3, batch), np.array([4, 1])
+    whole, order = corrupt(KEY, 3, batch), np.array([4, 1])
     assert_same(
-        corrupt(LEARNER, KEY, 3, {name: value[order] for name, value in batch.items()}),
+        corrupt(KEY, 3, {name: value[order] for name, value in batch.items()}),
         {name: value[order] for name, value in whole.items()},
     )
 
 
 def test_corruption_changes_with_seed_step_and_example():
-    """Twelve rows of one text: two keys, two steps and three examples give twelve different corruptions, and the step
-    may be a Python number or an array."""
-    batch = {name: jnp.repeat(value[:1], 3, axis=0) for name, value in batch_of().items()}
-    batch |= {"example": jnp.arange(3, dtype=jnp.uint32), "lengths": jnp.full(3, L)}
-    learner = LEARNER.clone(objectives={"mlm": MLM.clone(mask_share=0.0, random_share=1.0)})
-    seen = [
-        row.tobytes()
-        for seed in range(2)
-        for step in range(2)
-        for row in np.asarray(corrupt(learner, jax.random.key(seed), step, batch)["tokens"])
-    ]
-    assert len(set(seen)) == 12
-    assert_same(corrupt(LEARNER, KEY, 5, batch), corrupt(LEARNER, KEY, jnp.int32(5), batch))
-    assert_same(LEARNER.corrupt(KEY, 5, batch), corrupt(LEARNER, KEY, 5, batch))
+    """Rows of one text: two keys, two steps and six examples give 24 different corruptions."""
+    batch = {name: jnp.repeat(value[:1], B, axis=0) for name, value in batch_of().items()}
+    batch |= {"example": jnp.arange(B, dtype=jnp.uint32), "lengths": jnp.full(B, L)}
+    results = [corrupt(jax.random.key(seed), step, batch)["tokens"] for seed in range(2) for step in range(2)]
+    assert len({row.tobytes() for row in np.concatenate(results)}) == 24
 
 
 def test_static_masks_stay():
-    """As the original's prepared data: a corruption of its own for each example, the same at every step."""
+    """As the original's prepared data: a corruption of its own for each example, the same at every step (that of step
+    0 of dynamic masks)."""
     static, batch = LEARNER.clone(objectives={"mlm": MLM.clone(static=True)}), batch_of()
-    first = corrupt(static, KEY, 0, batch)
-    assert_same(first, corrupt(static, KEY, 7, batch))
-    assert np.any(first["mlm_positions"] != corrupt(LEARNER, KEY, 7, batch)["mlm_positions"])
+    at_7 = jax.jit(static.corrupt)(KEY, 7, batch)
+    assert_same(at_7, corrupt(KEY, 0, batch))
+    assert np.any(at_7["mlm_positions"] != corrupt(KEY, 7, batch)["mlm_positions"])
 
 
 def test_objectives_without_corruption_leave_the_batch_alone():

@@ -36,7 +36,7 @@ def params():
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-MODEL = Bert(**TINY)
+MODEL, LOOPED = Bert(**TINY), Bert(**TINY, scan=True)
 KEY = jax.random.key(0)
 
 
@@ -96,73 +96,65 @@ def test_equals_the_second_implementation(params):
 
 
 def test_padding_changes_nothing(params):
-    """Wider rows, and whatever tokens and segments stand in the padding."""
-    batch = batch_of([5, 3], 5)
-    wide = {name: jnp.pad(batch[name], ((0, 0), (0, 4))) for name in ("tokens", "segments")}
-    padding = jnp.arange(9) >= batch["lengths"][:, None]
-    wide = {"tokens": jnp.where(padding, 17, wide["tokens"]), "segments": jnp.where(padding, 1, wide["segments"])}
-    got, want = encode(params, wide | {"lengths": batch["lengths"]}), encode(params, batch)
+    """Whatever tokens and segments stand in it. (That it is there changes nothing either: the second implementation
+    above has none.)"""
+    batch = batch_of([12, 7, 1])
+    padding = jnp.arange(LENGTH) >= batch["lengths"][:, None]
+    other = {"tokens": jnp.where(padding, 17, batch["tokens"]), "segments": jnp.where(padding, 1, batch["segments"])}
+    got, want = encode(params, batch | other), encode(params, batch)
     for row, length in enumerate(batch["lengths"]):
-        np.testing.assert_allclose(got.hidden[row, :length], want.hidden[row, :length], atol=1e-5)
-    np.testing.assert_allclose(got.pooled, want.pooled, atol=1e-5)
+        np.testing.assert_array_equal(got.hidden[row, :length], want.hidden[row, :length])
+    np.testing.assert_array_equal(got.pooled, want.pooled)
 
 
 def test_packing_changes_nothing(params):
     """Two sequences in a row, told apart by `sequence_ids`, each with positions from 0."""
-    batch = batch_of([5, 4], 5)
-    join = lambda name: np.concatenate([batch[name][0], batch[name][1, :4], np.zeros(3, np.int32)])[None]  # noqa: E731
+    batch = batch_of([5, 4, 1], LENGTH)
+    join = lambda name: jnp.concatenate([batch[name][0, :5], batch[name][1, :4], jnp.zeros(3, jnp.int32)])[None]  # noqa: E731
     packed = {
         "tokens": join("tokens"),
         "segments": join("segments"),
-        "sequence_ids": np.array([[1] * 5 + [2] * 4 + [0] * 3], np.int32),
-        "positions": np.array([[*range(5), *range(4), 0, 0, 0]], np.int32),
+        "sequence_ids": jnp.array([[1] * 5 + [2] * 4 + [0] * 3]),
+        "positions": jnp.array([[*range(5), *range(4), 0, 0, 0]]),
     }
     got, want = encode(params, packed).hidden[0], encode(params, batch).hidden
-    np.testing.assert_allclose(got[:5], want[0], atol=1e-5)
+    np.testing.assert_allclose(got[:5], want[0, :5], atol=1e-5)
     np.testing.assert_allclose(got[5:9], want[1, :4], atol=1e-5)
 
 
-def test_segments_and_positions_have_defaults(params):
-    """Segment 0 and positions from 0, said or not said."""
-    batch = batch_of([4, 4])
-    said = {name: batch[name] for name in ("tokens", "lengths")}
-    default = encode(params, said).hidden
-    said |= {"segments": np.zeros((2, 4), np.int32), "positions": np.tile(np.arange(4, dtype=np.int32), (2, 1))}
-    np.testing.assert_array_equal(default, encode(params, said).hidden)
+def test_segments_default_to_0(params):
+    """Said or not said."""
+    batch = batch_of([12, 7, 1])
+    said = batch | {"segments": jnp.zeros((3, LENGTH), jnp.int32)}
+    del batch["segments"]
+    np.testing.assert_allclose(encode(params, batch).hidden, encode(params, said).hidden, atol=1e-6)
 
 
-def test_looped_and_recomputed_layers_are_the_unrolled_ones(params):
-    """Outputs and gradients, with dropout on, from the same parameters (each form alone: `test_stack.py`)."""
-    batch = batch_of([6, 4])
+def test_scan_and_remat_reach_the_layers(params):
+    """The fields do what they say, on the same parameters; that outputs and gradients of all forms agree is tested on
+    a small layer in `test_stack.py`."""
+    batch = batch_of([12, 7, 1])
+    np.testing.assert_allclose(encode(params, batch, LOOPED).hidden, encode(params, batch).hidden, atol=1e-5)
 
-    @functools.partial(jax.jit, static_argnums=1)
-    def run(params, model):
-        def loss(params):
-            encoded = model.apply({"params": params}, batch, True, rngs={"dropout": jax.random.key(3)})
-            return jnp.sum(encoded.hidden[..., 0]) + jnp.sum(encoded.pooled), encoded
+    def gradient_of(model):
+        loss = lambda p: model.apply({"params": p}, batch, True, rngs={"dropout": KEY}).hidden.sum()  # noqa: E731
+        return str(jax.make_jaxpr(jax.grad(loss))(params))
 
-        return jax.value_and_grad(loss, has_aux=True)(params)
-
-    got, want = run(params, Bert(**TINY, scan=True, remat=True)), run(params, Bert(**TINY))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
-
-
-def test_dropout_is_only_in_training(params):
-    """Evaluation needs no key; training differs from it and between keys, and without its dropout does not differ."""
-    model, batch = Bert(**TINY, scan=True), batch_of([6, 4])
-    train = jax.jit(lambda p, key: model.apply({"params": p}, batch, True, rngs={"dropout": key}).hidden)
-    one, other = (train(params, jax.random.key(i)) for i in range(2))
-    assert not np.allclose(one, other)
-    still = Bert(**TINY, scan=True, dropout=0.0, attention_dropout=0.0)
-    plain = jax.jit(lambda p: still.apply({"params": p}, batch, True).hidden)(params)
-    np.testing.assert_allclose(plain, encode(params, batch).hidden, atol=1e-6)
+    looped, unrolled = gradient_of(LOOPED), gradient_of(MODEL)
+    assert "unroll=1" in looped and f"unroll={N}" not in looped and f"unroll={N}" in unrolled
+    assert "remat2" not in unrolled + looped and "checkpoint" not in unrolled + looped
+    again = gradient_of(Bert(**TINY, remat=True))
+    assert "remat2" in again or "checkpoint" in again
 
 
 def test_places_of_dropout(params):
     """On the normalised embeddings (each number is kept with its scale or 0); on what a block adds to its input, not
-    on the sum; none on the pooled output (modeling.py:368-372, 224-232, 858-880)."""
-    model, batch = Bert(**TINY, scan=True), batch_of([12, 12])
-    encoded = jax.jit(lambda p: model.apply({"params": p}, batch, True, rngs={"dropout": jax.random.key(0)}))(params)
+    on the sum; none on the pooled output (modeling.py:368-372, 224-232, 858-880). And another key drops other
+    numbers."""
+    batch = batch_of([12, 7, 1])
+    train = jax.jit(lambda p, key: LOOPED.apply({"params": p}, batch, True, rngs={"dropout": key}))
+    encoded = train(params, KEY)
+    assert not np.allclose(encoded.hidden, train(params, jax.random.key(1)).hidden)
     still = np.asarray(encode(params, batch).intermediates["embeddings"])
     embeddings = np.asarray(encoded.intermediates["embeddings"])
     np.testing.assert_allclose(embeddings, np.where(embeddings == 0, 0, still / 0.9), rtol=1e-4, atol=1e-5)
@@ -184,7 +176,7 @@ def test_places_of_dropout(params):
 def test_bfloat16_is_float32_to_its_precision(params):
     """Two layers round some ten operands by up to 2**-8 each; layer norm, softmax and residuals do not. The root mean
     square of the difference stays below 2**-5 of that of the output, and there is one: the operands are rounded."""
-    batch = batch_of([12, 7], LENGTH)
+    batch = batch_of([12, 7, 1])
     got, want = encode(params, batch, Bert(**TINY, dtype="bfloat16")), encode(params, batch)
     assert got.hidden.dtype == got.pooled.dtype == jnp.bfloat16
     assert want.hidden.dtype == want.pooled.dtype == jnp.float32
@@ -200,7 +192,7 @@ def test_bfloat16_is_float32_to_its_precision(params):
 def test_initial_values():
     """modeling.py:375-377: normal with deviation 0.02 cut at two deviations and not rescaled, which leaves 0.01759
     (four standard errors are allowed), in every table and kernel; layers differ; biases are 0, scales 1."""
-    model = Bert(vocab_size=500, num_layers=2, width=64, num_heads=2, mlp_width=128, max_length=64)
+    model = Bert(vocab_size=500, num_layers=2, width=64, num_heads=2, mlp_width=128, max_length=64, scan=True)
     params = nn.unbox(jax.jit(model.init)(jax.random.key(0), batch_of([3]))["params"])
     assert params["embeddings"]["words"]["table"].shape == (500, 64)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -248,8 +240,7 @@ def test_sizes_have_the_published_numbers_of_parameters(size, encoder, published
 def test_without_a_pooler(params):
     """No parameters and no output for it."""
     model = Bert(**TINY, pooler=False)
-    rest = {name: params[name] for name in ("embeddings", "layers")}
-    assert encode(rest, batch_of([3]), model).pooled is None
+    assert jax.eval_shape(model.apply, {"params": params}, batch_of([3])).pooled is None
     assert parameters(Bert(**TINY)) - parameters(model) == D * (D + 1)
 
 
@@ -265,15 +256,10 @@ def test_without_a_pooler(params):
     ],
 )
 def test_bad_shapes_raise_before_compilation(change, message):
-    """While shapes are inferred, with a message that names the field."""
+    """While shapes are inferred, with a message that names the field. (The longest row allowed is in tests above.)"""
     model = Bert(**TINY | change)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(model.init, jax.random.key(0), batch_of([5]))
-
-
-def test_the_longest_row_is_allowed(params):
-    """As many tokens as the position table has rows."""
-    assert encode(params, batch_of([LENGTH])).hidden.shape == (1, LENGTH, D)
 
 
 def test_an_unknown_size_is_an_error():

@@ -126,7 +126,8 @@ def test_dropout_is_on_single_probabilities():
         "out": {"kernel": jnp.eye(8).reshape(2, 4, 8), "bias": jnp.zeros(8)},
     }
     module = SelfAttention(2, dropout=0.5)
-    kept = module.apply({"params": params}, x, None, None, True, rngs={"dropout": jax.random.key(0)})
+    run = jax.jit(lambda p, x: module.apply({"params": p}, x, None, None, True, rngs={"dropout": jax.random.key(0)}))
+    kept = run(params, x)
     counts = np.asarray(kept[..., ::4] * 3).round(5)  # of the 6 keys of equal weight, doubled: how many were kept
     assert set(counts.ravel()) <= set(range(7))
     assert len({counts[i, :, j].tobytes() for i in range(4) for j in range(2)}) == 8

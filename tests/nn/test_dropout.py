@@ -80,6 +80,18 @@ def test_a_key_does_not_permute_the_mask_of_another():
         assert abs(correlation(swapped, mask(keys[other]))) < 4
 
 
+def test_both_words_of_the_key_count():
+    """Keys that share one of their two words, as some of a long run's do, have unrelated masks."""
+    keys = jax.random.split(KEY, 2**18)
+    words = np.asarray(jax.jit(jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32)))(keys))
+    for word in range(2):
+        order = np.argsort(words[:, word])
+        at = np.nonzero(np.diff(words[order, word]) == 0)[0][:3]
+        assert len(at) > 0
+        for one, other in zip(order[at], order[at + 1], strict=True):
+            assert abs(correlation(mask(keys[one]), mask(keys[other]))) < 4
+
+
 def test_mask_is_a_function_of_the_position_in_the_flattened_array():
     """Every axis counts: the same mask in another shape, and no two slices of it equal."""
     np.testing.assert_array_equal(mask(KEY).ravel(), mask(KEY, 0.1, (SIZE,)))
