@@ -7,6 +7,7 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import numpy as np
+import optax
 
 from bert_jax.data.loader import TrainingBatches
 from bert_jax.evaluate import evaluate_all
@@ -14,12 +15,20 @@ from bert_jax.experiment import Experiment, claim_workdir, parse, write_environm
 from bert_jax.nn.dot import compute_dtype
 from bert_jax.resolve import Resolved, resolve
 from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.curves import plot_curves
 from bert_jax.training.flops import dot_flops, peak_flops
 from bert_jax.training.health import Health, Stuck
-from bert_jax.training.log import Logger
+from bert_jax.training.log import METRICS_FILE, Logger
 from bert_jax.training.meter import Meter
 from bert_jax.training.sharding import batch_sharding
-from bert_jax.training.step import abstract_parameters, make_evaluate_step, make_init, make_train_step, state_shardings
+from bert_jax.training.step import (
+    State,
+    abstract_parameters,
+    make_evaluate_step,
+    make_init,
+    make_train_step,
+    state_shardings,
+)
 from bert_jax.training.stop import StopSignal
 from bert_jax.training.work_memory import keep_work_memory
 
@@ -65,18 +74,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
         best=best,
         mode="min" if best and best.endswith("loss") else "max",
     )
-    init, seed = make_init(learner, optimizer, shardings), np.uint32(experiment.seed)
-    if checkpoints.latest_step is None:
-        state = init(seed, run.example_batch)
-        given = jax.device_put(run.initial, {name: shardings.params[name] for name in run.initial})
-        state = state.replace(params=state.params | given)
-    else:
-        abstract = jax.eval_shape(init, seed, run.example_batch)
-        state = checkpoints.restore(
-            jax.tree.map(
-                lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, shardings
-            )
-        )
+    state = starting_state(run, optimizer, shardings, checkpoints)
     start = int(state.step)
 
     # ---- the steps ---------------------------------------------------------------------------------------------------
@@ -109,7 +107,27 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
             if stop.requested and not last:
                 log.message(f"stopped after step {step} and saved; the same command continues")
                 raise SystemExit(STOPPED)
+    if start < total:
+        limits = next(iter(baselines.values()), None)
+        plot_curves({workdir.name: workdir / METRICS_FILE}, workdir / "curves.png", baselines=limits)
     return results or evaluate_all(run, evaluate_step, state.params, workdir)
+
+
+def starting_state(
+    run: Resolved, optimizer: optax.GradientTransformation, shardings: State, checkpoints: Checkpoints
+) -> State:
+    """The latest checkpoint of the workdir; without one, new weights, with those to start from put in their place."""
+    init, seed = make_init(run.learner, optimizer, shardings), np.uint32(run.experiment.seed)
+    if checkpoints.latest_step is None:
+        state = init(seed, run.example_batch)
+        given = jax.device_put(run.initial, {name: shardings.params[name] for name in run.initial})
+        return state.replace(params=state.params | given)
+    abstract = jax.eval_shape(init, seed, run.example_batch)
+    placed = [
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        for leaf, sharding in zip(jax.tree.leaves(abstract), jax.tree.leaves(shardings), strict=True)
+    ]
+    return checkpoints.restore(jax.tree.unflatten(jax.tree.structure(abstract), placed))
 
 
 def speed_limit(run: Resolved) -> tuple[float, float]:

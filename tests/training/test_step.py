@@ -120,21 +120,16 @@ class Probe(nn.Module):
 
 
 def test_random_numbers_are_a_function_of_seed_and_step():
-    """Of corruption and of dropout, each other ones at every step and for every seed; evaluation has always the same."""
-    mesh, probe, batch = (
-        MeshShape().build(),
-        Probe(),
-        {"lengths": np.ones(8, np.int32), "weight": np.ones(8, np.float32)},
-    )
+    """Of corruption and of dropout: others at every step and for every seed; evaluation always has the same."""
+    mesh, probe = MeshShape().build(), Probe()
+    batch = {"lengths": np.ones(8, np.int32), "weight": np.ones(8, np.float32)}
     shardings = state_shardings(probe, OPTIMIZER, batch, mesh)
-    step, evaluate = (
-        make_train_step(probe, OPTIMIZER, shardings, mesh),
-        make_evaluate_step(probe, shardings.params, mesh),
-    )
+    init, step = make_init(probe, OPTIMIZER, shardings), make_train_step(probe, OPTIMIZER, shardings, mesh)
+    evaluate = make_evaluate_step(probe, shardings.params, mesh)
     drawn = []
     for seed in (0, 1):
         for _ in range(2):  # the second time all is the same
-            state = make_init(probe, OPTIMIZER, shardings)(np.uint32(seed), batch)
+            state = init(np.uint32(seed), batch)
             for i in range(3):
                 state, (metrics, _) = step(state, batch)
                 drawn.append(((seed, i), float(metrics["corruption"].total), float(metrics["dropout"].total)))
