@@ -64,7 +64,7 @@ def write_rows(path: Path, rows: list[dict]) -> None:
         return
     temporary = path.with_suffix(".tmp")
     with open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), delimiter="\t")
+        writer = csv.DictWriter(file, rows[0].keys(), delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     temporary.rename(path)
@@ -80,7 +80,7 @@ def main(workdir: tyro.conf.Positional[Path], checkpoint: Literal["best", "lates
     try:
         start = {"init_from": workdir, "init_checkpoint": checkpoint, "random_weights": False}
         run = resolve(dataclasses.replace(load_experiment(workdir), **start))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     shardings = parameter_shardings(abstract_parameters(run.learner, run.example_batch), run.mesh)
     params = jax.device_put(run.initial, shardings)

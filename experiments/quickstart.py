@@ -107,7 +107,7 @@ def write_examples(path: Path, task: LibraryTask, examples: list[tuple[str, int]
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def main(workdir: Path = Path("runs/quickstart"), steps: int = 500) -> None:
+def main(workdir: Path = Path("runs/quickstart"), steps: int = 400) -> None:
     """The whole way from text to table.
 
     Args:

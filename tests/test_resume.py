@@ -154,10 +154,10 @@ def test_stopped_by_sigterm(program, straight, tmp_path):
 
 
 def test_killed(program, straight, tmp_path):
-    """kill -9 before the first checkpoint, while one is being written, after one, in an evaluation."""
+    """kill -9 before the first checkpoint, while one is being written, and around an evaluation and its checkpoint."""
     workdir = tmp_path / "run"
     # After the line of a step come the pause, its evaluation, and its checkpoint, which is written in the background.
-    moments = [(3, 0.0), (2 * CHECKPOINT_EVERY, 0.055), (EVALUATE_EVERY, 0.06), (4 * CHECKPOINT_EVERY, 0.15)]
+    moments = [(3, 0.0), (2 * CHECKPOINT_EVERY, 0.055), (EVALUATE_EVERY, 0.1)]
     for step, seconds in moments:
         process = start(program, workdir, pause=0.05)
         read_until(process, step)

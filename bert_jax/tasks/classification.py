@@ -35,6 +35,8 @@ class Classification:
     def __post_init__(self):
         if not 1 <= len(self.text_columns) <= 2:
             raise ValueError(f"text_columns {self.text_columns}: one field, or two for a pair")
+        if self.train_limit < 0:
+            raise ValueError(f"train_limit {self.train_limit}: must be at least 1, or 0 for all")
 
     def tokenizer(self) -> None:
         return None
@@ -61,6 +63,8 @@ class Classification:
     def prepare(self, learner: Multitask) -> Multitask:
         """Gives the head its number of classes. Raises ValueError where the head says another one."""
         head = learner.objectives["classify"]
+        if len(self.classes) < 2:
+            raise ValueError(f"{self.train_file}: every row has the label {self.classes[0]!r}; two classes are needed")
         if head.num_classes not in (0, len(self.classes)):
             raise ValueError(
                 f"the head has num_classes {head.num_classes}, but {self.train_file} has the {len(self.classes)} "

@@ -19,8 +19,8 @@ print(kept, after - before)
 
 
 def run(argument: str) -> tuple[str, int]:
-    output = subprocess.run([sys.executable, "-c", PROGRAM, argument], capture_output=True, text=True, check=True).stdout
-    kept, faults = output.split()
+    program = [sys.executable, "-c", PROGRAM, argument]
+    kept, faults = subprocess.run(program, capture_output=True, text=True, check=True).stdout.split()
     return kept, int(faults)
 
 
