@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
 
 from bert_jax.data.corpus import Corpus
 from bert_jax.learners.multitask import Multitask
@@ -33,15 +34,16 @@ class Pretraining:
         return learner
 
     def baselines(self, train: "Instances", evaluation: "Instances") -> dict[str, float]:
-        """`mlm/loss`: the entropy of the training tokens in nats, what a model reaches that ignores its input;
-        `mlm/accuracy`: the share of the most frequent one in the held-out tokens; `nsp/...`: those of a fair coin."""
-        frequency, held_out = train.unigrams(), evaluation.unigrams()
-        seen = frequency[frequency > 0]
+        """What answers reach that ignore the input: always the training split's frequencies, or its commonest token
+        or label. `mlm/loss` is the entropy of the tokens in nats, `nsp/loss` that of the labels, of which more than
+        half are random."""
+        tokens, labels = train.frequencies()
+        held_out_tokens, held_out_labels = evaluation.frequencies()
         return {
-            "mlm/loss": float(-(seen * np.log(seen)).sum()),
-            "mlm/accuracy": float(held_out[frequency.argmax()]),
-            "nsp/loss": float(np.log(2)),
-            "nsp/accuracy": 0.5,
+            "mlm/loss": float(scipy.stats.entropy(tokens)),
+            "mlm/accuracy": float(held_out_tokens[tokens.argmax()]),
+            "nsp/loss": float(scipy.stats.entropy(labels)),
+            "nsp/accuracy": float(held_out_labels[labels.argmax()]),
         }
 
     def rows(self, predictions: dict[str, np.ndarray], evaluation: "Instances") -> list[dict]:
@@ -66,10 +68,10 @@ class Instances:
         batch = self.corpus.read(np.asarray(indices, np.int64) * len(self.corpus) // self._size)
         return batch | {"continues": self.tokenizer.continues[batch["tokens"]]}
 
-    def unigrams(self, sample: int = 5000) -> np.ndarray:
-        """Frequencies [V] of the tokens that can be masked, over up to `sample` instances spread evenly."""
+    def frequencies(self, sample: int = 5000) -> tuple[np.ndarray, np.ndarray]:
+        """Shares of the tokens that can be masked [V] and of the pair labels [2], over `sample` instances at most."""
         batch = self.read(np.unique(np.linspace(0, len(self) - 1, sample).astype(int)))
         real = np.arange(self.max_length) < batch["lengths"][:, None]
-        counts = np.bincount(batch["tokens"][real], minlength=self.tokenizer.vocab_size).astype(float)
-        counts[[self.tokenizer.cls_id, self.tokenizer.sep_id]] = 0
-        return counts / counts.sum()
+        tokens = np.bincount(batch["tokens"][real], minlength=self.tokenizer.vocab_size).astype(float)
+        tokens[[self.tokenizer.cls_id, self.tokenizer.sep_id]] = 0
+        return tokens / tokens.sum(), np.bincount(batch["pair_label"], minlength=2) / len(batch["pair_label"])

@@ -42,26 +42,28 @@ def test_continues_marks_the_pieces_inside_words(tmp_path):
 
 
 def test_baselines_counted_by_hand(tiny_corpus):
-    """Entropy of the training tokens in nats, share of the commonest one held out, a fair coin; no [CLS], [SEP]."""
+    """Entropy of the training tokens and labels in nats, share of the commonest ones held out; no [CLS], [SEP]."""
     task = Pretraining(tiny_corpus, valid_limit=0)
     tokenizer = task.tokenizer()
-    counts = {}
+    counts, labels = {}, {}
     for split in ("train", "valid"):
         corpus = Corpus(tiny_corpus, split)
         batch = corpus.read(np.arange(len(corpus)))
         rows = zip(batch["tokens"].tolist(), batch["lengths"].tolist(), strict=True)
         counts[split] = Counter(token for tokens, length in rows for token in tokens[:length])
+        labels[split] = float(np.mean(batch["pair_label"]))
         del counts[split][tokenizer.cls_id], counts[split][tokenizer.sep_id]
     total = sum(counts["train"].values())
     entropy = -sum(count / total * math.log(count / total) for count in counts["train"].values())
     most = counts["train"].most_common(1)[0][0]
+    random = labels["train"]
     valid = task.evaluations(tokenizer)["valid"]
     assert task.baselines(task.train(tokenizer), valid) == pytest.approx(
         {
             "mlm/loss": entropy,
             "mlm/accuracy": counts["valid"][most] / sum(counts["valid"].values()),
-            "nsp/loss": math.log(2),
-            "nsp/accuracy": 0.5,
+            "nsp/loss": -random * math.log(random) - (1 - random) * math.log(1 - random),
+            "nsp/accuracy": labels["valid"] if random > 0.5 else 1 - labels["valid"],
         }
     )
     assert task.rows({}, valid) == []
