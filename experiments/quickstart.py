@@ -137,7 +137,8 @@ def main(workdir: Path = Path("runs/quickstart"), steps: int = 400) -> None:
         "seconds": round(time.perf_counter() - began, 1),
     }
     (workdir / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-    plot_curves({name: workdir / name / "metrics.jsonl" for name in runs}, workdir / "curves.png")
+    panels = ("mlm/accuracy", "nsp/accuracy", "classify/accuracy")
+    plot_curves({name: workdir / name / "metrics.jsonl" for name in runs}, workdir / "curves.png", panels)
     console.print(result_table(result, baselines["pretrain"]["nsp/accuracy"]))
     console.print(f"curves in {workdir / 'curves.png'}, figures in {workdir / 'result.json'}")
 
