@@ -34,24 +34,25 @@ from bert_jax.training.curves import plot_curves
 from bert_jax.training.optim import BertAdam
 
 # Docstrings with a label that the classifiers learn from: few enough that what pre-training brings shows.
-LABELS = 640
+LABELS = 320
 INIT_STDDEV = 0.06
 
 
 def pretraining(workdir: Path, steps: int) -> Experiment:
-    """A BERT-tiny on MLM and NSP, with two deviations from the original that so short a run of so narrow a model wants.
+    """A BERT-tiny on MLM and NSP, with deviations from the original that so short a run of so narrow a model wants.
 
     Without bias correction the first hundreds of updates are up to five times as large, from which a post-norm encoder
-    does not recover: MLM stayed at the unigram entropy. And 0.02 is the deviation of weights for a width of 768;
-    at 128 all attention starts even, and 0.06 brought in 200 steps what took 400.
+    does not recover: MLM stayed at the unigram entropy. 0.02 is the deviation of weights for a width of 768; at 128 all
+    attention starts even, and 0.06 brought in 200 steps what took 400. And nothing is seen often enough to overfit:
+    without dropout and at twice the learning rate (2e-3) MLM accuracy after 400 steps was 0.141 and not 0.113.
     """
     return Experiment(
         task=Pretraining(workdir / "corpus", valid_limit=1000),
         learner=Multitask(
-            bert("tiny", init_stddev=INIT_STDDEV),
+            bert("tiny", init_stddev=INIT_STDDEV, dropout=0.0, attention_dropout=0.0),
             {"mlm": Mlm(init_stddev=INIT_STDDEV), "nsp": Nsp(init_stddev=INIT_STDDEV)},
         ),
-        optimizer=BertAdam(learning_rate=1e-3, warmup=0.1, bias_correction=True),
+        optimizer=BertAdam(learning_rate=2e-3, warmup=0.1, bias_correction=True),
         batch_size=64,
         steps=steps,
         log_every=20,
@@ -107,7 +108,7 @@ def write_examples(path: Path, task: LibraryTask, examples: list[tuple[str, int]
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def main(workdir: Path = Path("runs/quickstart"), steps: int = 400) -> None:
+def main(workdir: Path = Path("runs/quickstart"), steps: int = 600) -> None:
     """The whole way from text to table.
 
     Args:
