@@ -45,7 +45,8 @@ class Experiment:
     seed: int = 12345
     """of initial weights, order, masking and dropout (12345 as create_pretraining_data.py:54)"""
     init_from: Path | None = None
-    """workdir of the run to start from: its encoder, its tokenizer, and the heads that both have"""
+    """what to start from, all that `load` opens (a workdir, a Hugging Face or Google folder, a name on the hub): its
+    encoder, its tokenizer, and the heads that both have"""
     init_checkpoint: typing.Literal["best", "latest"] = "latest"
     """which of its checkpoints"""
     random_weights: bool = False

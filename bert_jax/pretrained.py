@@ -1,29 +1,158 @@
-"""Opens what was trained: a workdir of this project."""
+"""Opens what was trained, here or elsewhere, and writes it out again."""
 
+import dataclasses
+import functools
 import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import flax.linen as nn
+import jax
+import numpy as np
 
-from bert_jax.experiment import Experiment, decode
+from bert_jax.experiment import Experiment, decode, encode
+from bert_jax.interop import google, huggingface, tensors
+from bert_jax.interop.checkpoint import ForeignCheckpoint
+from bert_jax.learners.multitask import Multitask
 from bert_jax.text import tokenizer as tokenizers
 from bert_jax.text.tokenizer import Tokenizer
-from bert_jax.training.checkpoint import restore_params
+from bert_jax.training.checkpoint import Checkpoints, restore_params
+
+Format = Literal["hf", "google", "bert_jax"]
+# The learner of a run with all sizes filled in, beside its checkpoints: what `load` builds the model from.
+LEARNER_FILE = "learner.json"
 
 
-class Pretrained(NamedTuple):
-    """A trained run, opened.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A model that was opened.
 
     Attributes:
-        encoder: with the vocabulary's size filled in.
-        params: of the whole learner by top-level name (`encoder`, `objectives_mlm`, ...); None if not asked for.
-        tokenizer: what the run's data was made with.
+        model: encoder and heads, `model.encoder` and `model.objectives` by name.
+        params: float32 arrays by top-level name (`encoder`, `objectives_mlm`, ...); None if they were not asked for.
+        tokenizer: None where the checkpoint came without one.
+        notes: what a user should know: parts that are missing, tensors that were not used.
     """
 
-    encoder: nn.Module
+    model: Multitask
     params: dict[str, Any] | None
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
+    notes: tuple[str, ...] = ()
+
+    def __call__(self, tokens: Any, segments: Any = None, mask: Any = None) -> dict[str, jax.Array]:
+        """What the model computes.
+
+        Args:
+            tokens: [B, L] ids.
+            segments: [B, L] 0 or 1; all 0 if not given.
+            mask: [B, L] 1 for a token that others may attend to, 0 for padding; all 1 if not given.
+
+        Returns `hidden` [B, L, D]; `pooled` [B, D] where there is a pooler; the heads' `mlm_logits` [B, L, V],
+        `nsp_logits` [B, 2], `logits`. Raises ValueError for shapes that differ, rows longer than the position table,
+        and ids outside the vocabulary or the segment types.
+        """
+        batch = self.batch(tokens, segments, mask)
+        return compute(self.model, self.params, batch, ("hidden", "pooled", "mlm_logits", "nsp_logits", "logits"))
+
+    def batch(self, tokens: Any, segments: Any = None, mask: Any = None) -> dict[str, np.ndarray]:
+        """The encoder's batch of these arrays, checked; see `__call__`."""
+        encoder = self.model.encoder
+        tokens = _integers("tokens", tokens)
+        if tokens.ndim != 2:
+            raise ValueError(f"tokens has shape {tokens.shape}, expected [B, L]")
+        if tokens.shape[1] > encoder.max_length:
+            raise ValueError(f"rows of {tokens.shape[1]} tokens, but the position table has {encoder.max_length}")
+        batch = {"tokens": tokens}
+        limits = [("tokens", tokens, encoder.vocab_size)]
+        if segments is not None:
+            batch["segments"] = _integers("segments", segments)
+            limits.append(("segments", batch["segments"], encoder.segment_types))
+        mask = np.ones_like(tokens) if mask is None else _integers("mask", mask)
+        limits.append(("mask", mask, 2))
+        for name, array, limit in limits:
+            if array.shape != tokens.shape:
+                raise ValueError(f"{name} has shape {array.shape}, but tokens {tokens.shape}")
+            if array.size and not 0 <= array.min() <= array.max() < limit:
+                raise ValueError(f"{name} holds {array.min()} to {array.max()}, but only 0 to {limit - 1} are there")
+        if (np.diff(mask, axis=1) <= 0).all():
+            batch["lengths"] = mask.sum(axis=1, dtype=np.int32)
+        else:
+            batch["sequence_ids"] = mask  # holes, or padding on the left
+        return batch
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes of the classification or tagging head, in order; empty if it has none or does not say."""
+        return next((head.labels for head in self.model.objectives.values() if getattr(head, "labels", ())), ())
+
+    def save(self, folder: str | os.PathLike, format: Format = "hf", heads: Sequence[str] | None = None) -> None:
+        """Writes a folder that others open: `transformers` ("hf"), the original's code ("google"), or `load`.
+
+        Args:
+            folder: must not exist; it appears whole or not at all.
+            heads: names of the objectives to write; all if not given.
+
+        Raises FileExistsError for a folder that is there; ValueError for what the layout cannot say.
+        """
+        folder = Path(folder)
+        if folder.exists():
+            raise FileExistsError(f"{folder} exists: choose another folder, nothing is overwritten")
+        objectives = dict(self.model.objectives)
+        if heads is not None:
+            if unknown := set(heads) - set(objectives):
+                raise ValueError(f"no heads {sorted(unknown)}; there are {sorted(objectives)}")
+            objectives = {name: objectives[name] for name in heads}
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+        partial.mkdir(parents=True)
+        try:
+            if format == "bert_jax":
+                self._save_here(partial, objectives)
+            else:
+                checkpoint = ForeignCheckpoint(self.model.encoder, objectives, self.params)
+                {"hf": huggingface, "google": google}[format].write(partial, checkpoint)
+                if self.tokenizer is not None:
+                    self.tokenizer.save(partial)
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial)
+            raise
+
+    def _save_here(self, folder: Path, objectives: Mapping[str, Any]) -> None:
+        write_learner(folder, self.model.clone(objectives=objectives))
+        kept = {"encoder", *(f"objectives_{name}" for name in objectives)}
+        with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
+            checkpoints.save(0, {"params": {name: part for name, part in self.params.items() if name in kept}})
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder / "tokenizer")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def compute(model: Multitask, params: Any, batch: Mapping[str, Any], wanted: tuple[str, ...]) -> dict[str, jax.Array]:
+    """Those of `model.outputs` that are wanted and there; the rest is not computed. One compilation for each shape."""
+    found = model.apply({"params": params}, batch, method="outputs")
+    return {name: found[name] for name in wanted if name in found}
+
+
+def load(source: str | os.PathLike, checkpoint: Literal["best", "latest"] = "latest") -> Pretrained:
+    """Opens a model.
+
+    Args:
+        source: a workdir of a run, or a folder that `save` wrote; a folder in Hugging Face's layout (`config.json`
+            with safetensors or `flax_model.msgpack`); one in the original's (`bert_config.json` with a TF1
+            checkpoint); or a name on the Hugging Face hub, which is downloaded once (HF_HUB_OFFLINE=1: never).
+        checkpoint: of a workdir, its latest or its best.
+
+    Raises FileNotFoundError for what is not there, ValueError for what is damaged, not to be trusted, or no BERT.
+    """
+    return _load(source, checkpoint, weights=True)
+
+
+def load_architecture(source: str | os.PathLike) -> Pretrained:
+    """Model and tokenizer as `load` opens them, without the weights."""
+    return _load(source, "latest", weights=False)
 
 
 def load_experiment(workdir: Path) -> Experiment:
@@ -34,14 +163,63 @@ def load_experiment(workdir: Path) -> Experiment:
     return decode(json.loads(path.read_text()))
 
 
-def load_workdir(workdir: Path, checkpoint: Literal["best", "latest"] = "latest", weights: bool = True) -> Pretrained:
-    """Encoder, tokenizer and, if `weights`, parameters of a run.
+def write_learner(folder: Path, learner: Multitask) -> None:
+    """Records a learner, with its sizes filled in, where `load` looks for it."""
+    temporary = folder / f"{LEARNER_FILE}.tmp"
+    temporary.write_text(json.dumps(encode(learner), indent=2) + "\n")
+    temporary.rename(folder / LEARNER_FILE)
 
-    Raises FileNotFoundError where the folder, its tokenizer or a finished checkpoint is missing.
-    """
-    workdir = Path(workdir)
-    experiment = load_experiment(workdir)
-    tokenizer = tokenizers.load(workdir / "tokenizer")
-    encoder = experiment.learner.encoder.clone(vocab_size=tokenizer.vocab_size)
-    params = restore_params(workdir / "checkpoints", "best" if checkpoint == "best" else None) if weights else None
-    return Pretrained(encoder, params, tokenizer)
+
+def _load(source: str | os.PathLike, checkpoint: str, weights: bool) -> Pretrained:
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _download(os.fspath(source))
+    if (folder / LEARNER_FILE).exists():
+        learner = decode(json.loads((folder / LEARNER_FILE).read_text()))
+        params = restore_params(folder / "checkpoints", "best" if checkpoint == "best" else None) if weights else None
+        return Pretrained(learner, params, _tokenizer(folder / "tokenizer"))
+    if (folder / google.CONFIG).exists():
+        found = google.read(folder)
+    elif (folder / "config.json").exists():
+        found = huggingface.read(folder)
+    else:
+        raise FileNotFoundError(
+            f"{folder} holds no model: neither {LEARNER_FILE} (a run of bert_jax), nor config.json (Hugging Face), nor "
+            f"{google.CONFIG} (the original)"
+        )
+    tokenizer = _tokenizer(folder)
+    if tokenizer is not None and tokenizer.vocab_size > found.encoder.vocab_size:
+        raise ValueError(
+            f"{folder}: the vocabulary has {tokenizer.vocab_size} pieces, but the model's table only "
+            f"{found.encoder.vocab_size} rows"
+        )
+    return Pretrained(
+        Multitask(found.encoder, found.objectives), found.params if weights else None, tokenizer, found.notes
+    )
+
+
+def _tokenizer(folder: Path) -> Tokenizer | None:
+    return tokenizers.load(folder) if any((folder / name).exists() for name in tokenizers.FILES) else None
+
+
+def _download(name: str) -> Path:
+    """The folder of a model of the hub, from its cache or downloaded into it; pickles are not fetched."""
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise FileNotFoundError(f"{name} is not a folder, and no name on the Hugging Face hub")
+    import huggingface_hub  # here, since it takes a second that other sources need not pay
+
+    small = ["config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "model*.safetensors*"]
+    try:
+        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=small))
+        if not any((folder / file).exists() for file in (tensors.SAFETENSORS, tensors.INDEX)):
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*small, tensors.MSGPACK]))
+    except (huggingface_hub.errors.HFValidationError, OSError) as error:
+        raise FileNotFoundError(f"{name} is no folder, and not to be had from the Hugging Face hub: {error}") from error
+    return folder
+
+
+def _integers(name: str, array: Any) -> np.ndarray:
+    array = np.asarray(array)
+    if array.dtype.kind not in "iub":
+        raise ValueError(f"{name} has dtype {array.dtype}, expected integers")
+    return array.astype(np.int32)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from bert_jax.data.loader import Source, TrainingBatches
 from bert_jax.experiment import Experiment
 from bert_jax.learners.multitask import Multitask
-from bert_jax.pretrained import Pretrained, load_workdir
+from bert_jax.pretrained import Pretrained, load, load_architecture
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.sharding import check_batch_size
 from bert_jax.training.step import abstract_parameters
@@ -56,14 +56,19 @@ def resolve(experiment: Experiment) -> Resolved:
     check_batch_size(experiment.eval_batch_size, mesh)
     start = None
     if experiment.init_from is not None:
-        start = load_workdir(experiment.init_from, experiment.init_checkpoint, weights=not experiment.random_weights)
+        if experiment.random_weights:
+            start = load_architecture(experiment.init_from)
+        else:
+            start = load(experiment.init_from, experiment.init_checkpoint)
     tokenizer = _tokenizer(experiment, start)
     task, learner = experiment.task, experiment.learner
     if learner.encoder is None:
-        learner = learner.clone(encoder=start.encoder)
+        learner = learner.clone(encoder=start.model.encoder)
     experiment = dataclasses.replace(experiment, learner=learner)
     special_ids = (tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
-    learner = task.prepare(learner.for_vocabulary(tokenizer.vocab_size, special_ids))
+    # A foreign checkpoint can have a longer table than its vocabulary, padded for speed; it keeps it.
+    rows = max(tokenizer.vocab_size, start.model.encoder.vocab_size if start else 0)
+    learner = task.prepare(learner.for_vocabulary(rows, special_ids))
     source, evaluations = task.train(tokenizer), task.evaluations(tokenizer)
     for name, data in ({"train": source} | evaluations).items():
         if data.max_length > learner.encoder.max_length:
@@ -83,6 +88,8 @@ def _tokenizer(experiment: Experiment, start: Pretrained | None) -> Tokenizer:
     own = experiment.task.tokenizer()
     if own is None and start is None:
         raise ValueError("the data brings no tokenizer: give init_from, a run to take it from")
+    if start is not None and start.tokenizer is None:
+        raise ValueError(f"{experiment.init_from} has no tokenizer files: put its vocab.txt there")
     if own is not None and start is not None and own.fingerprint != start.tokenizer.fingerprint:
         raise ValueError(
             f"the data was prepared with another vocabulary than {experiment.init_from} was trained with "

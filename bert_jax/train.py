@@ -13,6 +13,7 @@ from bert_jax.data.loader import TrainingBatches
 from bert_jax.evaluate import evaluate_all
 from bert_jax.experiment import Experiment, claim_workdir, parse, write_environment
 from bert_jax.nn.dot import compute_dtype
+from bert_jax.pretrained import write_learner
 from bert_jax.resolve import Resolved, resolve
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.curves import plot_curves
@@ -64,6 +65,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
     shardings, rows = state_shardings(learner, optimizer, run.example_batch, run.mesh), batch_sharding(run.mesh)
     claim_workdir(workdir, experiment)
     run.tokenizer.save(workdir / "tokenizer")
+    write_learner(workdir, learner)
     write_environment(workdir)
 
     # ---- state: the latest checkpoint, or new ------------------------------------------------------------------------

@@ -80,3 +80,14 @@ class Multitask(nn.Module):
             if hasattr(objective, "predict"):
                 predictions |= {f"{name}/{key}": value for key, value in objective.predict(encoded, batch).items()}
         return predictions
+
+    def outputs(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """What the encoder and each head compute of a batch without labels: `hidden` [B, L, D], `pooled` [B, D] where
+        there is a pooler, the hidden states of every layer as `layers` [N, B, L, D] after `embeddings` [B, L, D], and
+        the heads' `mlm_logits`, `nsp_logits`, `logits`. jit drops what is not used."""
+        encoded = self.encoder(batch, False)
+        found = {"hidden": encoded.hidden} | encoded.intermediates
+        found |= {} if encoded.pooled is None else {"pooled": encoded.pooled}
+        for name in self.objectives:
+            found |= self.objectives[name].outputs(encoded)
+        return found

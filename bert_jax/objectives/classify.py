@@ -18,11 +18,13 @@ class Classify(nn.Module):
     Attributes:
         num_classes: C; 0 stands for that of the task's data.
         dropout: on the pooled output.
+        labels: the names of the classes, in order, where they are known.
     """
 
     num_classes: int = 0
     dropout: float = 0.1
     init_stddev: float = INIT_STDDEV
+    labels: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:
@@ -38,6 +40,11 @@ class Classify(nn.Module):
     def predict(self, encoded: Encoded, batch: Mapping[str, Array]) -> dict[str, Float[Array, "B C"]]:
         """`probabilities` [B, C]."""
         return {"probabilities": jax.nn.softmax(self._logits(encoded, False), axis=-1)}
+
+    @nn.compact
+    def outputs(self, encoded: Encoded) -> dict[str, Float[Array, "B C"]]:
+        """`logits` [B, C]."""
+        return {"logits": self._logits(encoded, False)}
 
     @nn.nowrap
     def _logits(self, encoded: Encoded, train: bool) -> Float[Array, "B C"]:

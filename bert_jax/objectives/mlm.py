@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from bert_jax.models.encoded import Encoded
 from bert_jax.nn.dot import dot
-from bert_jax.nn.linear import INIT_STDDEV, Linear
+from bert_jax.nn.linear import INIT_STDDEV, Linear, kernel_init
 from bert_jax.nn.losses import Mean, cross_entropy, hits
 from bert_jax.nn.mlp import ACTIVATIONS, Activation
 from bert_jax.nn.norm import LayerNorm
@@ -30,6 +30,7 @@ class Mlm(nn.Module):
         special_ids: ids of [CLS], [SEP], [MASK]; empty stands for the tokenizer's.
         static: one corruption per instance for the whole training, as the original's prepared data has (with its
             `dupe_factor` copies of each text); by default every visit of an instance is corrupted anew.
+        tied: the decoder is the table of token embeddings; False gives it a table of its own.
         activation, norm_epsilon, init_stddev: of the transform, as in the encoder.
     """
 
@@ -41,6 +42,7 @@ class Mlm(nn.Module):
     static: bool = False
     vocab_size: int = 0
     special_ids: tuple[int, ...] = ()
+    tied: bool = True
     activation: Activation = "gelu_tanh"
     norm_epsilon: float = 1e-12
     init_stddev: float = INIT_STDDEV
@@ -100,17 +102,21 @@ class Mlm(nn.Module):
     @nn.compact
     def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:
         """Loss in nats and accuracy over the chosen positions (run_pretraining.py:240-285)."""
-        logits = self._logits(encoded, batch["mlm_positions"])
+        # Gathered first, so that the transform and the vocabulary projection see P rows and not L.
+        logits = self._logits(encoded, jnp.take_along_axis(encoded.hidden, batch["mlm_positions"][..., None], axis=1))
         labels, weights = batch["mlm_labels"], batch["mlm_weights"]
         return {
             "loss": Mean.of(cross_entropy(logits, labels), weights),
             "accuracy": Mean.of(hits(logits, labels), weights),
         }
 
+    @nn.compact
+    def outputs(self, encoded: Encoded) -> dict[str, Float[Array, "B L V"]]:
+        """`mlm_logits` [B, L, V] of every position."""
+        return {"mlm_logits": self._logits(encoded, encoded.hidden)}
+
     @nn.nowrap
-    def _logits(self, encoded: Encoded, positions: Int[Array, "B P"]) -> Float[Array, "B P V"]:
-        """Gathered first, so that the transform and the vocabulary projection see P rows and not L."""
-        x = jnp.take_along_axis(encoded.hidden, positions[..., None], axis=1)
+    def _logits(self, encoded: Encoded, x: Float[Array, "B P D"]) -> Float[Array, "B P V"]:
         width = encoded.table.shape[1]
         x = Linear("BPD,DE->BPE", (width,), stddev=self.init_stddev, dtype=str(encoded.hidden.dtype), name="transform")(
             x
@@ -119,7 +125,11 @@ class Mlm(nn.Module):
         bias = self.param(
             "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("V",)), (encoded.table.shape[0],)
         )
-        return dot("BPE,VE->BPV", x, encoded.table, encoded.hidden.dtype) + bias
+        table = encoded.table
+        if not self.tied:
+            init = nn.with_logical_partitioning(kernel_init(self.init_stddev), ("V", "D"))
+            table = self.param("decoder", init, table.shape)
+        return dot("BPE,VE->BPV", x, table, encoded.hidden.dtype) + bias
 
 
 def _choose_words(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import flax.linen as nn
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from bert_jax.models.encoded import Encoded
 from bert_jax.nn.linear import INIT_STDDEV, Linear
@@ -18,11 +18,19 @@ class Nsp(nn.Module):
     @nn.compact
     def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:
         """Loss in nats and accuracy against `pair_label` [B]."""
-        logits = Linear("BD,DC->BC", (2,), stddev=self.init_stddev, dtype=str(encoded.hidden.dtype), name="output")(
-            encoded.pooled_or_error()
-        )
+        logits = self._logits(encoded)
         labels, weights = batch["pair_label"], batch["weight"]
         return {
             "loss": Mean.of(cross_entropy(logits, labels), weights),
             "accuracy": Mean.of(hits(logits, labels), weights),
         }
+
+    @nn.compact
+    def outputs(self, encoded: Encoded) -> dict[str, Float[Array, "B C"]]:
+        """`nsp_logits` [B, 2]: follows, random."""
+        return {"nsp_logits": self._logits(encoded)}
+
+    @nn.nowrap
+    def _logits(self, encoded: Encoded) -> Float[Array, "B C"]:
+        output = Linear("BD,DC->BC", (2,), stddev=self.init_stddev, dtype=str(encoded.hidden.dtype), name="output")
+        return output(encoded.pooled_or_error())

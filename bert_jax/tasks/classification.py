@@ -70,8 +70,8 @@ class Classification:
                 f"the head has num_classes {head.num_classes}, but {self.train_file} has the {len(self.classes)} "
                 f"labels {', '.join(self.classes)} in field {self.label_column!r}"
             )
-        objectives = dict(learner.objectives) | {"classify": replace(head, num_classes=len(self.classes))}
-        return replace(learner, objectives=objectives)
+        head = replace(head, num_classes=len(self.classes), labels=self.classes)
+        return replace(learner, objectives=dict(learner.objectives) | {"classify": head})
 
     def baselines(self, train: Features, evaluation: Features) -> dict[str, float]:
         """`classify/accuracy` of always answering the most frequent class of the training rows."""

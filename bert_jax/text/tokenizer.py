@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+# The files that `load` looks for.
+FILES = ("vocab.txt", "spiece.model", "tokenizer.json")
 # Padding, unknown, class, separator, mask, as BERT's vocabularies name them.
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -97,7 +99,7 @@ class Tokenizer(abc.ABC):
 
 
 def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
-    """Open a saved tokenizer: SentencePiece from `spiece.model`, or WordPiece from `vocab.txt`.
+    """Open a saved tokenizer: SentencePiece from `spiece.model`, or WordPiece from `vocab.txt` or `tokenizer.json`.
 
     lowercase: WordPiece only. None takes `do_lower_case` from `tokenizer_config.json`; where that does not say, a
       vocabulary with a capital letter from A to Z in any piece but the bracketed ones is cased, any other is uncased
@@ -108,7 +110,7 @@ def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
     kinds, contradicts `lowercase`, or asks for an option that BERT's tokenizer does not have.
     """
     from bert_jax.text.sentencepiece import SentencePiece
-    from bert_jax.text.wordpiece import WordPiece, has_capitals, read_vocabulary
+    from bert_jax.text.wordpiece import WordPiece, has_capitals, read_library, read_vocabulary
 
     folder = Path(folder)
     vocab_file, model_file = folder / "vocab.txt", folder / "spiece.model"
@@ -120,9 +122,13 @@ def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
         if lowercase is not None:
             raise ValueError(f"lowercase={lowercase} does not apply to {model_file}, which holds its own rules")
         return SentencePiece(model_file)
-    if not vocab_file.exists():
+    library_file = folder / "tokenizer.json"
+    if not vocab_file.exists() and not library_file.exists():
         raise FileNotFoundError(f"{folder} holds neither vocab.txt (WordPiece) nor spiece.model (SentencePiece)")
     saved = _saved_case(folder / "tokenizer_config.json")
+    if not vocab_file.exists():
+        pieces, own = read_library(library_file)
+        return WordPiece(pieces, own if lowercase is None else lowercase)
     if lowercase is not None and saved is not None and lowercase != saved:
         raise ValueError(f"lowercase={lowercase}, but {folder / 'tokenizer_config.json'} says do_lower_case={saved}")
     if lowercase is None:

@@ -153,6 +153,28 @@ def read_vocabulary(file: str | os.PathLike) -> list[str]:
     return [line.strip() for line in (lines[:-1] if not lines[-1] else lines)]
 
 
+def read_library(file: Path) -> tuple[list[str], bool]:
+    """Pieces and lower-casing of a BERT's `tokenizer.json`, the file of the `tokenizers` library.
+
+    Raises ValueError for a file that is damaged, or of a tokenizer that is not BERT's.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        model, normalizer = content["model"], content["normalizer"]
+        kinds = (model["type"], normalizer["type"], content["pre_tokenizer"]["type"])
+        ids, lowercase = model["vocab"], normalizer["lowercase"]
+        accents, ideographs = normalizer["strip_accents"], normalizer["handle_chinese_chars"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged, or of a tokenizer that is not BERT's WordPiece: {error!r}") from error
+    if kinds != ("WordPiece", "BertNormalizer", "BertPreTokenizer"):
+        raise ValueError(f"{file} is of a tokenizer that is not BERT's WordPiece: {', '.join(kinds)}")
+    if accents not in (None, lowercase) or not ideographs:
+        raise ValueError(f"{file}: strip_accents={accents}, handle_chinese_chars={ideographs} are not BERT's own rules")
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise ValueError(f"{file}: the ids of its {len(ids)} pieces are not 0 to {len(ids) - 1}")
+    return sorted(ids, key=ids.get), lowercase
+
+
 def has_capitals(pieces: Sequence[str]) -> bool:
     """Whether any piece but the bracketed ones ([CLS], [unused3], <S>) has a letter from A to Z: a cased vocabulary."""
     return any(re.search("[A-Z]", piece) and not re.fullmatch(r"[\[<].*[\]>]", piece) for piece in pieces)

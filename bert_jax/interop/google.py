@@ -1,0 +1,128 @@
+"""The original's layout: `bert_config.json`, a TF1 checkpoint `bert_model.ckpt.*`, `vocab.txt`.
+
+TensorFlow itself reads and writes the checkpoint, as an extra (`pip install 'bert_jax[tensorflow]'`): no small, kept
+package does.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from bert_jax.interop import huggingface, names
+from bert_jax.interop.checkpoint import ForeignCheckpoint
+from bert_jax.objectives.classify import Classify
+from bert_jax.objectives.mlm import Mlm
+from bert_jax.objectives.nsp import Nsp
+from bert_jax.objectives.span import Span
+
+CONFIG, CHECKPOINT = "bert_config.json", "bert_model.ckpt"
+# modeling.py:264-307: its gelu is the tanh approximation.
+ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu"}
+# Of the optimizer, not of the model (optimization.py:118-129).
+_NOT_WEIGHTS = ("/adam_m", "/adam_v", "global_step")
+
+
+def read(folder: Path) -> ForeignCheckpoint:
+    """Opens a folder.
+
+    Raises FileNotFoundError for a file that is missing; ValueError for what is damaged or does not fit; ImportError
+    without TensorFlow.
+    """
+    config = _read_config(folder / CONFIG)
+    prefix = _prefix(folder)
+    state = _read_checkpoint(prefix)
+    objectives: dict[str, nn.Module] = {}
+    encoder = huggingface.encoder_of(config, pooler="bert/pooler/dense/kernel" in state, source=folder / CONFIG)
+    encoder = encoder.clone(activation=ACTIVATIONS[config["hidden_act"]])
+    if "cls/predictions/output_bias" in state:
+        objectives["mlm"] = Mlm(
+            activation=encoder.activation, norm_epsilon=encoder.norm_epsilon, init_stddev=encoder.init_stddev
+        )
+    if "cls/seq_relationship/output_weights" in state:
+        objectives["nsp"] = Nsp(init_stddev=encoder.init_stddev)
+    if "cls/squad/output_weights" in state:
+        objectives["span"] = Span(init_stddev=encoder.init_stddev)
+    if "output_weights" in state:
+        objectives["classify"] = Classify(state["output_weights"].shape[0], init_stddev=encoder.init_stddev)
+    try:
+        params, unused = names.to_params(state, encoder, objectives, "google")
+    except ValueError as error:
+        raise ValueError(f"{prefix}: {error}") from None
+    notes = ["there is no head: a new one starts from random weights"] if not objectives else []
+    notes += [f"tensor {name} {state[name].shape} is not used" for name in unused]
+    return ForeignCheckpoint(encoder, objectives, params, tuple(notes))
+
+
+def write(folder: Path, checkpoint: ForeignCheckpoint) -> None:
+    """Writes `bert_config.json` and the checkpoint into a folder that is there.
+
+    Raises ValueError for what the original has not: an activation, an untied decoder, an epsilon other than 1e-12, a
+    head; ImportError without TensorFlow.
+    """
+    encoder = checkpoint.encoder
+    activation = next((theirs for theirs, ours in ACTIVATIONS.items() if ours == encoder.activation), None)
+    if activation is None:
+        raise ValueError(
+            f"activation {encoder.activation!r} has no name in {CONFIG}: the original's gelu is the tanh approximation"
+        )
+    if encoder.norm_epsilon != 1e-12:
+        raise ValueError(f"norm_epsilon {encoder.norm_epsilon} cannot be said in {CONFIG}: the original's is 1e-12")
+    for name, head in checkpoint.objectives.items():
+        if not isinstance(head, Mlm | Nsp | Span | Classify):
+            kind = type(head).__name__
+            raise ValueError(f"the original has no head as {name!r} ({kind}): choose others with `heads`")
+    config = {theirs: getattr(encoder, ours) for theirs, ours in huggingface.FIELDS.items()}
+    del config["layer_norm_eps"]
+    config["hidden_act"] = activation
+    state = names.from_params(checkpoint.params, encoder, checkpoint.objectives, "google")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    tensorflow = _tensorflow()
+    tensorflow.raw_ops.SaveV2(
+        prefix=str(folder / CHECKPOINT),
+        tensor_names=list(state),
+        shape_and_slices=[""] * len(state),
+        tensors=[tensorflow.constant(value) for value in state.values()],
+    )
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("hidden_act") not in ACTIVATIONS:
+        found = config.get("hidden_act") if isinstance(config, dict) else config
+        raise ValueError(f"{file}: hidden_act {found!r} is none of {', '.join(ACTIVATIONS)}")
+    return {"type_vocab_size": 16} | config  # modeling.py:43: 16 where it is not said
+
+
+def _prefix(folder: Path) -> Path:
+    """The checkpoint of a folder, without the endings of its files."""
+    found = sorted(path.with_suffix("") for path in folder.glob("*.index"))
+    if len(found) != 1:
+        listing = ", ".join(path.name for path in found) or "none"
+        raise FileNotFoundError(f"{folder} must hold one TF1 checkpoint ({CHECKPOINT}.index); found {listing}")
+    return found[0]
+
+
+def _read_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
+    tensorflow = _tensorflow()
+    try:
+        reader = tensorflow.train.load_checkpoint(str(prefix))
+        wanted = [name for name in reader.get_variable_to_shape_map() if not name.endswith(_NOT_WEIGHTS)]
+        return {name: reader.get_tensor(name) for name in wanted}
+    except (tensorflow.errors.OpError, RuntimeError) as error:
+        raise ValueError(f"{prefix}.* is cut off or damaged: {error}") from error
+
+
+def _tensorflow():
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise ImportError(
+            "TF1 checkpoints are read and written by TensorFlow: pip install 'bert_jax[tensorflow]'"
+        ) from error
+    return tensorflow

@@ -1,0 +1,211 @@
+"""Hugging Face's layout of a BERT: `config.json` and PyTorch's names, in safetensors or the former Flax msgpack."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from bert_jax.interop import names, tensors
+from bert_jax.interop.checkpoint import ForeignCheckpoint
+from bert_jax.models.bert import Bert
+from bert_jax.objectives.choice import Choice
+from bert_jax.objectives.classify import Classify
+from bert_jax.objectives.mlm import Mlm
+from bert_jax.objectives.nsp import Nsp
+from bert_jax.objectives.span import Span
+from bert_jax.objectives.tag import Tag
+
+# Their "gelu" is the exact one and "gelu_new" the tanh approximation, which the original calls gelu.
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+ARCHITECTURES = {
+    frozenset(): "BertModel",
+    frozenset({Mlm, Nsp}): "BertForPreTraining",
+    frozenset({Mlm}): "BertForMaskedLM",
+    frozenset({Nsp}): "BertForNextSentencePrediction",
+    frozenset({Classify}): "BertForSequenceClassification",
+    frozenset({Tag}): "BertForTokenClassification",
+    frozenset({Span}): "BertForQuestionAnswering",
+    frozenset({Choice}): "BertForMultipleChoice",
+}
+# Their fields and ours, of the same meaning.
+FIELDS = {
+    "vocab_size": "vocab_size",
+    "num_hidden_layers": "num_layers",
+    "hidden_size": "width",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "mlp_width",
+    "max_position_embeddings": "max_length",
+    "type_vocab_size": "segment_types",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "layer_norm_eps": "norm_epsilon",
+    "initializer_range": "init_stddev",
+}
+# What their classes assume where config.json is silent (BertConfig).
+DEFAULTS = {
+    "hidden_act": "gelu",
+    "type_vocab_size": 2,
+    "max_position_embeddings": 512,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "layer_norm_eps": 1e-12,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": True,
+}
+
+
+def read(folder: Path) -> ForeignCheckpoint:
+    """Opens a folder.
+
+    Raises FileNotFoundError for a file that is missing; ValueError for what is damaged, is no BERT, or whose tensors
+    do not fit its configuration.
+    """
+    config = read_config(folder / "config.json")
+    held, source = tensors.read_folder(folder)
+    state, notes = canonical(held, config.get("tie_word_embeddings", True), source)
+    encoder = encoder_of(config, pooler="bert.pooler.dense.weight" in state, source=folder / "config.json")
+    objectives = heads_of(state, config, encoder)
+    try:
+        params, unused = names.to_params(state, encoder, objectives, "huggingface")
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    if not encoder.pooler:
+        notes.append("there is no pooler: `pooled` and the heads that need it are not available")
+    if not objectives:
+        notes.append("there is no head: a new one starts from random weights")
+    notes += [f"tensor {name} {state[name].shape} is not used" for name in unused]
+    return ForeignCheckpoint(encoder, objectives, params, tuple(notes))
+
+
+def write(folder: Path, checkpoint: ForeignCheckpoint) -> None:
+    """Writes `config.json` and `model.safetensors` into a folder that is there.
+
+    Raises ValueError for a set of heads that none of their classes has.
+    """
+    config = config_of(checkpoint)
+    state = names.from_params(checkpoint.params, checkpoint.encoder, checkpoint.objectives, "huggingface")
+    if "cls.predictions.decoder.weight" in state:  # untied, their decoder has a bias of its own
+        state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    tensors.write_safetensors(folder / tensors.SAFETENSORS, state)
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Their `config.json`. Raises ValueError where it is not JSON or not of a BERT."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("model_type", "bert") != "bert":
+        kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
+        raise ValueError(f"{file} describes model_type {kind!r}; only 'bert' is known here")
+    for field, wanted in {"position_embedding_type": "absolute", "is_decoder": False}.items():
+        if config.get(field, wanted) != wanted:
+            raise ValueError(f"{file}: {field} {config[field]!r} is not supported, only {wanted!r}")
+    return config
+
+
+def encoder_of(config: Mapping[str, Any], pooler: bool, source: Path) -> Bert:
+    """The encoder that a configuration describes. Raises ValueError for a field that is missing or not known."""
+    config = DEFAULTS | dict(config)
+    if missing := [field for field in FIELDS if field not in config]:
+        raise ValueError(f"{source} lacks {', '.join(missing)}")
+    if config["hidden_act"] not in ACTIVATIONS:
+        raise ValueError(f"{source}: hidden_act {config['hidden_act']!r} is none of {', '.join(ACTIVATIONS)}")
+    fields = {ours: config[theirs] for theirs, ours in FIELDS.items()}
+    for name in ("dropout", "attention_dropout", "norm_epsilon", "init_stddev"):
+        fields[name] = float(fields[name])
+    return Bert(**fields, activation=ACTIVATIONS[config["hidden_act"]], pooler=pooler)
+
+
+def canonical(
+    held: Mapping[str, np.ndarray], tied: bool, source: Path
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """One spelling for all that are around: `bert.` before the encoder, `weight` and `bias` in norms, no buffers, no
+    tensor twice. Returns the tensors and notes on what was dropped.
+
+    Raises ValueError where two spellings of one tensor hold different values.
+    """
+    state: dict[str, np.ndarray] = {}
+    for name, value in held.items():
+        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        if name.split(".")[0] in ("embeddings", "encoder", "pooler"):
+            name = f"bert.{name}"
+        if name in ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids"):
+            continue  # counters, not parameters
+        if name in state and not np.array_equal(state[name], value):
+            raise ValueError(f"{source} holds {name} twice, with different values")
+        state[name] = value
+    notes = []
+    if "cls.predictions.decoder.bias" in state:
+        bias = state.pop("cls.predictions.decoder.bias")
+        if not tied or "cls.predictions.bias" not in state:
+            state["cls.predictions.bias"] = bias
+    decoder = state.get("cls.predictions.decoder.weight")
+    if tied and decoder is not None:
+        del state["cls.predictions.decoder.weight"]
+        if not np.array_equal(decoder, state.get("bert.embeddings.word_embeddings.weight")):
+            notes.append("cls.predictions.decoder.weight differs from the embeddings, but the configuration ties them")
+    return state, notes
+
+
+def heads_of(state: Mapping[str, np.ndarray], config: Mapping[str, Any], encoder: Bert) -> dict[str, nn.Module]:
+    """The objectives whose heads the tensors are."""
+    config = DEFAULTS | dict(config)
+    deviation = encoder.init_stddev
+    objectives: dict[str, nn.Module] = {}
+    if any(name.startswith("cls.predictions.") for name in state):
+        tied = "cls.predictions.decoder.weight" not in state
+        objectives["mlm"] = Mlm(
+            activation=encoder.activation, norm_epsilon=encoder.norm_epsilon, init_stddev=deviation, tied=tied
+        )
+    if "cls.seq_relationship.weight" in state:
+        objectives["nsp"] = Nsp(init_stddev=deviation)
+    if "qa_outputs.weight" in state:
+        objectives["span"] = Span(init_stddev=deviation)
+    if "classifier.weight" in state:
+        classes = state["classifier.weight"].shape[0]
+        dropout = config.get("classifier_dropout")
+        dropout = encoder.dropout if dropout is None else float(dropout)
+        architecture = (config.get("architectures") or [""])[0]
+        if architecture == "BertForTokenClassification":
+            objectives["tag"] = Tag(classes, dropout, deviation, labels_of(config, classes))
+        elif architecture == "BertForMultipleChoice":
+            objectives["choice"] = Choice(0, dropout, deviation)
+        else:
+            objectives["classify"] = Classify(classes, dropout, deviation, labels_of(config, classes))
+    return objectives
+
+
+def labels_of(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
+    """The names of the classes, where the configuration has as many as the head."""
+    named = config.get("id2label") or {}
+    if set(named) != {str(i) for i in range(classes)}:
+        return ()
+    return tuple(str(named[str(i)]) for i in range(classes))
+
+
+def config_of(checkpoint: ForeignCheckpoint) -> dict[str, Any]:
+    """Their `config.json` for a model. Raises ValueError for a set of heads that none of their classes has."""
+    encoder, heads = checkpoint.encoder, checkpoint.objectives
+    kinds = frozenset(type(head) for head in heads.values())
+    if kinds not in ARCHITECTURES or len(kinds) != len(heads):
+        listing = ", ".join(heads)
+        raise ValueError(f"no class of transformers has the heads {listing}: choose those to save with `heads`")
+    activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == encoder.activation)
+    config = {"architectures": [ARCHITECTURES[kinds]], "model_type": "bert", "hidden_act": activation}
+    config |= {theirs: getattr(encoder, ours) for theirs, ours in FIELDS.items()}
+    config |= {"position_embedding_type": "absolute", "pad_token_id": 0, "dtype": "float32"}
+    for head in heads.values():
+        if isinstance(head, Mlm):
+            config["tie_word_embeddings"] = head.tied
+        if isinstance(head, Classify | Tag | Choice):
+            config["classifier_dropout"] = head.dropout
+        if isinstance(head, Classify | Tag):
+            labels = head.labels or tuple(f"LABEL_{i}" for i in range(head.num_classes))
+            config["id2label"] = {str(i): label for i, label in enumerate(labels)}
+            config["label2id"] = {label: i for i, label in enumerate(labels)}
+    return config

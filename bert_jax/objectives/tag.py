@@ -1,0 +1,58 @@
+"""Tagging: a class for every token (Devlin et al. 2018, section 5.3: named entities)."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bert_jax.models.encoded import Encoded
+from bert_jax.nn.dropout import Dropout
+from bert_jax.nn.linear import INIT_STDDEV, Linear
+from bert_jax.nn.losses import Mean, cross_entropy, hits
+
+
+class Tag(nn.Module):
+    """Dropout and one projection of every token's hidden state to C classes.
+
+    Attributes:
+        num_classes: C; 0 stands for that of the task's data.
+        dropout: on the hidden states.
+        labels: the names of the classes, in order, where they are known.
+    """
+
+    num_classes: int = 0
+    dropout: float = 0.1
+    init_stddev: float = INIT_STDDEV
+    labels: tuple[str, ...] = ()
+
+    @nn.compact
+    def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:
+        """Loss in nats and accuracy against `tags` [B, L], over the tokens whose tag is not negative."""
+        logits = self._logits(encoded, train)
+        tags = batch["tags"]
+        weights = (tags >= 0) * batch["weight"][:, None]
+        return {
+            "loss": Mean.of(cross_entropy(logits, jnp.maximum(tags, 0)), weights),
+            "accuracy": Mean.of(hits(logits, jnp.maximum(tags, 0)), weights),
+        }
+
+    @nn.compact
+    def predict(self, encoded: Encoded, batch: Mapping[str, Array]) -> dict[str, Float[Array, "B L C"]]:
+        """`probabilities` [B, L, C]."""
+        return {"probabilities": jax.nn.softmax(self._logits(encoded, False), axis=-1)}
+
+    @nn.compact
+    def outputs(self, encoded: Encoded) -> dict[str, Float[Array, "B L C"]]:
+        """`logits` [B, L, C]."""
+        return {"logits": self._logits(encoded, False)}
+
+    @nn.nowrap
+    def _logits(self, encoded: Encoded, train: bool) -> Float[Array, "B L C"]:
+        if self.num_classes < 2:
+            raise ValueError(f"Tag has num_classes {self.num_classes}: give at least 2")
+        output = Linear(
+            "BLD,DC->BLC", (self.num_classes,), self.init_stddev, dtype=str(encoded.hidden.dtype), name="output"
+        )
+        return output(Dropout(self.dropout)(encoded.hidden, train))
