@@ -19,7 +19,7 @@ from bert_jax.models.bert import Bert
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.nsp import Nsp
-from bert_jax.pretrained import load_workdir
+from bert_jax.pretrained import load_architecture, write_learner
 from bert_jax.resolve import resolve
 from bert_jax.tasks.classification import Classification
 from bert_jax.tasks.pretraining import Pretraining
@@ -51,6 +51,7 @@ def pretrained(pretraining, tmp_path_factory):
     workdir, run = tmp_path_factory.mktemp("runs") / "pretrained", resolve(pretraining)
     claim_workdir(workdir, run.experiment)
     run.tokenizer.save(workdir / "tokenizer")
+    write_learner(workdir, run.learner)
     shapes = nn.unbox(abstract_parameters(run.learner, run.example_batch))
     with Checkpoints(workdir / "checkpoints", best="valid/mlm/accuracy", mode="max") as checkpoints:
         for step, accuracy in ((1, 0.5), (2, 0.25)):
@@ -130,7 +131,7 @@ def test_fine_tuning_takes_encoder_tokenizer_and_weights(fine_tuning, pretrained
         assert all((leaf == value).all() for leaf in jax.tree.leaves(run.initial))
     assert run.learner.encoder == ENCODER.clone(vocab_size=31) == run.experiment.learner.encoder
     assert run.learner.objectives["classify"].num_classes == 4
-    assert run.tokenizer.fingerprint == load_workdir(pretrained, weights=False).tokenizer.fingerprint
+    assert run.tokenizer.fingerprint == load_architecture(pretrained).tokenizer.fingerprint
     assert run.steps == 8  # 32 examples, 8 a batch, twice
     assert run.example_batch["tokens"].shape == (8, 16)
 
@@ -139,7 +140,7 @@ def test_random_weights_take_the_architecture_only(fine_tuning, pretrained):
     """The from-scratch baseline is the same model over the same vocabulary, and needs no checkpoint."""
     run = resolve(change(fine_tuning, random_weights=True))
     assert run.initial == {} and run.learner == resolve(fine_tuning).learner
-    assert load_workdir(pretrained, weights=False).params is None
+    assert load_architecture(pretrained).params is None
 
 
 def test_continued_pretraining_takes_the_heads_too(pretraining, pretrained):
@@ -217,14 +218,14 @@ def test_files_that_are_missing(refused, pretraining, fine_tuning, tmp_path):
     for experiment, message in (
         (change(pretraining, task=Pretraining(gone)), "gone is not a finished corpus folder"),
         (change(fine_tuning, task=Classification(gone / "a.tsv", gone / "b.tsv")), r"gone/a\.tsv: no such file"),
-        (change(fine_tuning, init_from=gone), "gone is no workdir of a run"),
+        (change(fine_tuning, init_from=gone), "gone is not a folder"),
     ):
         refused(experiment, message, FileNotFoundError)
 
 
 def test_a_run_without_checkpoints(refused, fine_tuning, pretrained, tmp_path):
     """There is nothing to start from yet; its architecture can be taken all the same."""
-    for name in ("config.json", "tokenizer/vocab.txt", "tokenizer/tokenizer_config.json"):
+    for name in ("learner.json", "tokenizer/vocab.txt", "tokenizer/tokenizer_config.json"):
         path = tmp_path / "young" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((pretrained / name).read_bytes())

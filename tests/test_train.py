@@ -17,7 +17,7 @@ from bert_jax.models.bert import Bert
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.nsp import Nsp
-from bert_jax.pretrained import load_experiment, load_workdir
+from bert_jax.pretrained import load, load_experiment
 from bert_jax.resolve import resolve
 from bert_jax.tasks.classification import Classification
 from bert_jax.tasks.pretraining import Pretraining
@@ -138,8 +138,8 @@ def test_the_workdir_holds_all_that_is_needed(pretrained, tiny_corpus):
     """The record, the tokenizer, the environment, the curves for TensorBoard; and no half-written file."""
     workdir, _ = pretrained
     assert load_experiment(workdir) == pretraining(tiny_corpus)
-    opened = load_workdir(workdir)
-    assert opened.encoder.vocab_size == opened.tokenizer.vocab_size == 31
+    opened = load(workdir)
+    assert opened.model.encoder.vocab_size == opened.tokenizer.vocab_size == 31
     assert opened.params["encoder"]["embeddings"]["words"]["table"].shape == (31, 32)
     assert json.loads((workdir / "environment.jsonl").read_text())["packages"]["jax"] == jax.__version__
     assert list((workdir / "tensorboard").iterdir())
