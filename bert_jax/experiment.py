@@ -57,6 +57,8 @@ class Experiment:
     """latest checkpoints kept"""
     log_every: int = 50
     """steps between lines of metrics"""
+    eval_first: bool = False
+    """evaluate before the first update, too"""
     eval_every: int = 500
     """steps between evaluations; there is one at the end, too"""
     checkpoint_every: int = 500
@@ -114,13 +116,16 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any, hint: Any = None) -> Any:
-    """The inverse of `encode`. Raises ValueError for a class that cannot be found."""
+    """The inverse of `encode`. Raises ValueError for a class that cannot be found, or that is no dataclass: a record
+    of somebody else's must not be able to call any function there is."""
     if isinstance(value, dict) and "class" in value:
         module, _, name = value["class"].rpartition(".")
         try:
             kind = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
             raise ValueError(f"class {value['class']} of the record cannot be imported: {error}") from None
+        if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+            raise ValueError(f"{value['class']} of the record is no dataclass: `encode` writes nothing else")
         hints = typing.get_type_hints(kind)
         return kind(**{key: decode(item, hints.get(key)) for key, item in value.items() if key != "class"})
     if isinstance(value, dict):

@@ -80,6 +80,7 @@ def resolve(experiment: Experiment) -> Resolved:
     experiment.optimizer.schedule(steps)  # raises where the warm-up does not fit
     batch = TrainingBatches(source, experiment.batch_size, experiment.seed)[0]
     _check_best_metric(experiment.best_metric, learner, evaluations, batch)
+    _check_heads(learner, start)
     initial = _initial(learner, start, batch)
     return Resolved(experiment, learner, tokenizer, source, evaluations, mesh, steps, initial, batch)
 
@@ -111,6 +112,19 @@ def _check_best_metric(best: str, learner: nn.Module, evaluations: dict[str, Sou
     names = [f"{source}/{name}" for source in evaluations for name in names]
     if best not in names:
         raise ValueError(f"best_metric {best!r} is none of the metrics of an evaluation: {', '.join(names)}")
+
+
+def _check_heads(learner: Multitask, start: Pretrained | None) -> None:
+    """Raises ValueError for a head that computes otherwise than the one whose weights it would take over."""
+    for name, there in (start.model.objectives if start else {}).items():
+        head = learner.objectives.get(name)
+        for field in ("activation", "norm_epsilon", "tied"):
+            wanted = getattr(there, field, None)
+            if head is not None and wanted is not None and getattr(head, field, wanted) != wanted:
+                raise ValueError(
+                    f"objective {name!r} has {field} {getattr(head, field)!r}, but the head to start from "
+                    f"{wanted!r}: give --learner.objectives.{name}.{field.replace('_', '-')} {wanted}"
+                )
 
 
 def _initial(learner: nn.Module, start: Pretrained | None, batch: dict[str, np.ndarray]) -> dict[str, Any]:

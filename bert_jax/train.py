@@ -90,6 +90,9 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
     with Logger(workdir, total, start) as log, StopSignal() as stop, checkpoints:
         for line in describe(run, baselines, start):
             log.message(line)
+        if experiment.eval_first and start == 0:
+            log.log(0, evaluate_all(run, evaluate_step, state.params, workdir))
+            meter.restart()
         for step, batch in enumerate(batches.stream(start, total), start + 1):
             state, metrics = train_step(state, jax.device_put(batch, rows))
             meter.add(metrics)

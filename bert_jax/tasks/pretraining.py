@@ -20,6 +20,8 @@ class Pretraining:
     """folder that `tools/prepare_corpus.py` wrote"""
     valid_limit: int = 2000
     """held-out instances that an evaluation reads, spread evenly over the split; 0 reads all"""
+    also: tuple[Path, ...] = ()
+    """other corpora whose held-out splits are evaluated, too, under their folders' names"""
 
     def tokenizer(self) -> Tokenizer:
         return self._tokenizer
@@ -28,7 +30,17 @@ class Pretraining:
         return Instances(Corpus(self.corpus, "train"), tokenizer)
 
     def evaluations(self, tokenizer: Tokenizer) -> dict[str, "Instances"]:
-        return {"valid": Instances(Corpus(self.corpus, "valid"), tokenizer, self.valid_limit)}
+        corpora = {"valid": self.corpus} | {folder.name: folder for folder in self.also}
+        if len(corpora) != 1 + len(self.also):
+            listing = ", ".join(map(str, self.also))
+            raise ValueError(f"the folders of `also` need names of their own, and none can be valid: {listing}")
+        for folder in self.also:
+            if (other := Corpus(folder, "valid").tokenizer()).fingerprint != tokenizer.fingerprint:
+                raise ValueError(
+                    f"{folder} was prepared with another vocabulary ({other.vocab_size} pieces) than {self.corpus}"
+                )
+        held_out = {name: Corpus(folder, "valid") for name, folder in corpora.items()}
+        return {name: Instances(corpus, tokenizer, self.valid_limit) for name, corpus in held_out.items()}
 
     def prepare(self, learner: Multitask) -> Multitask:
         return learner
