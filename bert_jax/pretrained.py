@@ -6,14 +6,17 @@ import json
 import os
 import re
 import shutil
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
+from flax.core import FrozenDict
 
 from bert_jax.experiment import Experiment, decode, encode
+from bert_jax.inference import predictors
 from bert_jax.interop import google, huggingface, tensors
 from bert_jax.interop.checkpoint import ForeignCheckpoint
 from bert_jax.learners.multitask import Multitask
@@ -88,6 +91,41 @@ class Pretrained:
         """The classes of the classification or tagging head, in order; empty if it has none or does not say."""
         return next((head.labels for head in self.model.objectives.values() if getattr(head, "labels", ())), ())
 
+    # ---- on text; `bert_jax.inference.predictors` describes arguments, results and errors ----
+
+    def embed(self, texts: Any, pooling: str = "mean", layer: int = -1, normalise: bool = False) -> np.ndarray:
+        """A vector of each text: float32 [n, D], or [D] of one string."""
+        return predictors.embed(self, texts, pooling, layer, normalise)
+
+    def fill_mask(self, texts: Any, top_k: int = 5) -> list:
+        """The likeliest tokens for each [MASK]: for each text a list of masks, for each mask a list of `Filling`."""
+        return predictors.fill_mask(self, texts, top_k)
+
+    def classify(self, texts: Any) -> Any:
+        """The class of each text or pair (a, b): `Classified`, or a list of them."""
+        return predictors.classify(self, texts)
+
+    def tag(self, texts: Any) -> list:
+        """The class of each word: for each string or tuple of words a list of `Tagged`."""
+        return predictors.tag(self, texts)
+
+    def answer(
+        self,
+        questions: Any,
+        contexts: Any,
+        top_k: int = 1,
+        max_answer_length: int = predictors.MAX_ANSWER_LENGTH,
+        stride: int = predictors.STRIDE,
+    ) -> list:
+        """The spans of a context that best answer its question: for each question a list of `Answer`."""
+        return predictors.answer(self, questions, contexts, top_k, max_answer_length, stride)
+
+    def pseudo_log_likelihood(self, texts: Any, normalise: bool = False) -> Any:
+        """The log probability of each text in nats, a token at a time masked: a float, or a list of them."""
+        return predictors.pseudo_log_likelihood(self, texts, normalise)
+
+    # ---- to others ----
+
     def save(self, folder: str | os.PathLike, format: Format = "hf", heads: Sequence[str] | None = None) -> None:
         """Writes a folder that others open: `transformers` ("hf"), the original's code ("google"), or `load`.
 
@@ -98,6 +136,10 @@ class Pretrained:
         Raises FileExistsError for a folder that is there; ValueError for what the layout cannot say.
         """
         folder = Path(folder)
+        if format not in typing.get_args(Format):
+            raise ValueError(f"format {format!r} is none of {', '.join(typing.get_args(Format))}")
+        if self.params is None:
+            raise ValueError("there are no weights to save: only the architecture was opened")
         if folder.exists():
             raise FileExistsError(f"{folder} exists: choose another folder, nothing is overwritten")
         objectives = dict(self.model.objectives)
@@ -121,7 +163,8 @@ class Pretrained:
             raise
 
     def _save_here(self, folder: Path, objectives: Mapping[str, Any]) -> None:
-        write_learner(folder, self.model.clone(objectives=objectives))
+        weights = {name: weight for name, weight in (self.model.weights or {}).items() if name in objectives}
+        write_learner(folder, self.model.clone(objectives=objectives, weights=weights or None))
         kept = {"encoder", *(f"objectives_{name}" for name in objectives)}
         with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
             checkpoints.save(0, {"params": {name: part for name, part in self.params.items() if name in kept}})
@@ -129,9 +172,14 @@ class Pretrained:
             self.tokenizer.save(folder / "tokenizer")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
 def compute(model: Multitask, params: Any, batch: Mapping[str, Any], wanted: tuple[str, ...]) -> dict[str, jax.Array]:
     """Those of `model.outputs` that are wanted and there; the rest is not computed. One compilation for each shape."""
+    # A module with a dict among its attributes has no hash, which jit asks of what it does not trace.
+    return _compute(model.clone(objectives=FrozenDict(model.objectives), weights=None), params, batch, wanted)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _compute(model: Multitask, params: Any, batch: Mapping[str, Any], wanted: tuple[str, ...]) -> dict[str, jax.Array]:
     found = model.apply({"params": params}, batch, method="outputs")
     return {name: found[name] for name in wanted if name in found}
 
@@ -170,23 +218,41 @@ def write_learner(folder: Path, learner: Multitask) -> None:
     temporary.rename(folder / LEARNER_FILE)
 
 
-def _load(source: str | os.PathLike, checkpoint: str, weights: bool) -> Pretrained:
+def locate(source: str | os.PathLike) -> tuple[Path, Format]:
+    """The folder of a source, downloaded if it is a name on the hub, and its layout.
+
+    Raises FileNotFoundError for a folder that holds no model, and for a name that is not to be had.
+    """
     folder = Path(source)
+    if folder.is_file():
+        raise FileNotFoundError(f"{folder} is a file: give its folder")
     if not folder.is_dir():
         folder = _download(os.fspath(source))
+    theirs = (folder / "config.json").exists()
     if (folder / LEARNER_FILE).exists():
-        learner = decode(json.loads((folder / LEARNER_FILE).read_text()))
-        params = restore_params(folder / "checkpoints", "best" if checkpoint == "best" else None) if weights else None
-        return Pretrained(learner, params, _tokenizer(folder / "tokenizer"))
+        return folder, "bert_jax"
+    if theirs and _has_weights(folder):
+        return folder, "hf"  # also where the original's files lie beside them: these need no TensorFlow
     if (folder / google.CONFIG).exists():
-        found = google.read(folder)
-    elif (folder / "config.json").exists():
-        found = huggingface.read(folder)
-    else:
-        raise FileNotFoundError(
-            f"{folder} holds no model: neither {LEARNER_FILE} (a run of bert_jax), nor config.json (Hugging Face), nor "
-            f"{google.CONFIG} (the original)"
-        )
+        return folder, "google"
+    if theirs:
+        return folder, "hf"
+    raise FileNotFoundError(
+        f"{folder} holds no model: neither {LEARNER_FILE} (a run of bert_jax), nor config.json (Hugging Face), nor "
+        f"{google.CONFIG} (the original)"
+    )
+
+
+def _load(source: str | os.PathLike, checkpoint: str, weights: bool) -> Pretrained:
+    folder, layout = locate(source)
+    if layout == "bert_jax":
+        try:
+            learner = decode(json.loads((folder / LEARNER_FILE).read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{folder / LEARNER_FILE} is damaged, or of another version: {error}") from error
+        params = _restore(folder / "checkpoints", checkpoint) if weights else None
+        return Pretrained(learner, params, _tokenizer(folder / "tokenizer"))
+    found = {"hf": huggingface, "google": google}[layout].read(folder)
     tokenizer = _tokenizer(folder)
     if tokenizer is not None and tokenizer.vocab_size > found.encoder.vocab_size:
         raise ValueError(
@@ -196,6 +262,13 @@ def _load(source: str | os.PathLike, checkpoint: str, weights: bool) -> Pretrain
     return Pretrained(
         Multitask(found.encoder, found.objectives), found.params if weights else None, tokenizer, found.notes
     )
+
+
+def _restore(folder: Path, checkpoint: str) -> dict[str, Any]:
+    try:
+        return restore_params(folder, "best" if checkpoint == "best" else None)
+    except (KeyError, AttributeError, json.JSONDecodeError) as error:  # Orbax on a damaged or absent file of its own
+        raise ValueError(f"a checkpoint in {folder} is damaged: {error!r}") from error
 
 
 def _tokenizer(folder: Path) -> Tokenizer | None:
@@ -208,14 +281,25 @@ def _download(name: str) -> Path:
         raise FileNotFoundError(f"{name} is not a folder, and no name on the Hugging Face hub")
     import huggingface_hub  # here, since it takes a second that other sources need not pay
 
-    small = ["config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "model*.safetensors*"]
+    wanted = ["config.json", *tokenizers.FILES, "tokenizer_config.json", "model*.safetensors*"]
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=small))
-        if not any((folder / file).exists() for file in (tensors.SAFETENSORS, tensors.INDEX)):
-            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*small, tensors.MSGPACK]))
+        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
+        if not _has_weights(folder):
+            wanted.append(tensors.MSGPACK)
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
     except (huggingface_hub.errors.HFValidationError, OSError) as error:
         raise FileNotFoundError(f"{name} is no folder, and not to be had from the Hugging Face hub: {error}") from error
+    if not _has_weights(folder):
+        raise FileNotFoundError(
+            f"{name} has neither safetensors nor {tensors.MSGPACK} on the Hugging Face hub (or, offline, in {folder}). "
+            f"If it has pickles, which are not fetched: hf download {name} --local-dir FOLDER, and then "
+            f"{tensors.convert_command('FOLDER')}"
+        )
     return folder
+
+
+def _has_weights(folder: Path) -> bool:
+    return any((folder / file).exists() for file in tensors.FILES)
 
 
 def _integers(name: str, array: Any) -> np.ndarray:

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     {"nn", "text"},
     {"data", "models", "objectives", "learners"},
-    {"tasks", "interop", "training"},
-    {"experiment", "resolve", "pretrained", "evaluate", "train"},
+    {"tasks", "interop", "inference", "training"},
+    {"experiment", "resolve", "pretrained", "evaluate", "predict", "train"},
     {"experiments", "tools", "tests"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
@@ -27,7 +27,7 @@ JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 FORBIDDEN = {
     "text": {*JAX, "nn"},
     "data": {*JAX, "nn", "models", "objectives", "learners"},
-    "training": {"models", "objectives", "learners", "tasks", "interop", "data", "text"},
+    "training": {"models", "objectives", "learners", "tasks", "interop", "inference", "data", "text"},
 }
 # All that a part may import besides the standard library and itself.
 ONLY = {"nn": {"jax", "flax", "numpy", "jaxtyping"}}

@@ -5,6 +5,7 @@ package does.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from bert_jax.objectives.span import Span
 CONFIG, CHECKPOINT = "bert_config.json", "bert_model.ckpt"
 # modeling.py:264-307: its gelu is the tanh approximation.
 ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu"}
+NORM_EPSILON = 1e-12
 # Of the optimizer, not of the model (optimization.py:118-129).
 _NOT_WEIGHTS = ("/adam_m", "/adam_v", "global_step")
 
@@ -51,7 +53,11 @@ def read(folder: Path) -> ForeignCheckpoint:
         params, unused = names.to_params(state, encoder, objectives, "google")
     except ValueError as error:
         raise ValueError(f"{prefix}: {error}") from None
-    notes = ["there is no head: a new one starts from random weights"] if not objectives else []
+    notes = []
+    if not encoder.pooler:
+        notes.append("there is no pooler: `pooled` and the heads that need it are not available")
+    if not objectives:
+        notes.append("there is no head: a new one starts from random weights")
     notes += [f"tensor {name} {state[name].shape} is not used" for name in unused]
     return ForeignCheckpoint(encoder, objectives, params, tuple(notes))
 
@@ -60,26 +66,36 @@ def write(folder: Path, checkpoint: ForeignCheckpoint) -> None:
     """Writes `bert_config.json` and the checkpoint into a folder that is there.
 
     Raises ValueError for what the original has not: an activation, an untied decoder, an epsilon other than 1e-12, a
-    head; ImportError without TensorFlow.
+    head; ImportError without TensorFlow, RuntimeError where its eager execution was switched off.
     """
     encoder = checkpoint.encoder
     activation = next((theirs for theirs, ours in ACTIVATIONS.items() if ours == encoder.activation), None)
     if activation is None:
         raise ValueError(
-            f"activation {encoder.activation!r} has no name in {CONFIG}: the original's gelu is the tanh approximation"
+            f"activation {encoder.activation!r} has no name in {CONFIG}: the original's gelu is the tanh one. "
+            "tools/convert_checkpoint.py --activation gelu_tanh takes that on, and shows what it changes"
         )
-    if encoder.norm_epsilon != 1e-12:
-        raise ValueError(f"norm_epsilon {encoder.norm_epsilon} cannot be said in {CONFIG}: the original's is 1e-12")
+    if encoder.norm_epsilon != NORM_EPSILON:
+        raise ValueError(
+            f"norm_epsilon {encoder.norm_epsilon} cannot be said in {CONFIG}: the original's is {NORM_EPSILON}"
+        )
     for name, head in checkpoint.objectives.items():
         if not isinstance(head, Mlm | Nsp | Span | Classify):
             kind = type(head).__name__
             raise ValueError(f"the original has no head as {name!r} ({kind}): choose others with `heads`")
+        if isinstance(head, Mlm) and (head.activation, head.norm_epsilon) != (encoder.activation, NORM_EPSILON):
+            raise ValueError(
+                f"activation and norm_epsilon are {head.activation!r} and {head.norm_epsilon} in the head {name!r}, "
+                f"{encoder.activation!r} and {encoder.norm_epsilon} in the encoder: {CONFIG} has one field for both"
+            )
     config = {theirs: getattr(encoder, ours) for theirs, ours in huggingface.FIELDS.items()}
     del config["layer_norm_eps"]
     config["hidden_act"] = activation
     state = names.from_params(checkpoint.params, encoder, checkpoint.objectives, "google")
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tensorflow = _tensorflow()
+    if not tensorflow.executing_eagerly():
+        raise RuntimeError("TensorFlow's eager execution is off in this process, and without it nothing is written")
     tensorflow.raw_ops.SaveV2(
         prefix=str(folder / CHECKPOINT),
         tensor_names=list(state),
@@ -96,7 +112,8 @@ def _read_config(file: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("hidden_act") not in ACTIVATIONS:
         found = config.get("hidden_act") if isinstance(config, dict) else config
         raise ValueError(f"{file}: hidden_act {found!r} is none of {', '.join(ACTIVATIONS)}")
-    return {"type_vocab_size": 16} | config  # modeling.py:43: 16 where it is not said
+    # modeling.py:43: 16 where it is not said. The epsilon is never said (modeling.py:362-365: contrib's layer norm).
+    return {"type_vocab_size": 16} | config | {"layer_norm_eps": NORM_EPSILON}
 
 
 def _prefix(folder: Path) -> Path:
@@ -105,6 +122,14 @@ def _prefix(folder: Path) -> Path:
     if len(found) != 1:
         listing = ", ".join(path.name for path in found) or "none"
         raise FileNotFoundError(f"{folder} must hold one TF1 checkpoint ({CHECKPOINT}.index); found {listing}")
+    prefix = found[0].name
+    parts = [
+        re.fullmatch(r"\.data-\d{5}-of-(\d{5})", path.name[len(prefix) :]) for path in folder.glob(f"{prefix}.data-*")
+    ]
+    counts = [int(part[1]) for part in parts if part] or [1]
+    for ending in (f".data-{part:05d}-of-{counts[0]:05d}" for part in range(counts[0])):
+        if not (folder / f"{prefix}{ending}").exists():
+            raise FileNotFoundError(f"{folder} lacks {prefix}{ending}: the download is incomplete")
     return found[0]
 
 
@@ -114,7 +139,7 @@ def _read_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
         reader = tensorflow.train.load_checkpoint(str(prefix))
         wanted = [name for name in reader.get_variable_to_shape_map() if not name.endswith(_NOT_WEIGHTS)]
         return {name: reader.get_tensor(name) for name in wanted}
-    except (tensorflow.errors.OpError, RuntimeError) as error:
+    except (tensorflow.errors.OpError, RuntimeError, LookupError, ValueError) as error:
         raise ValueError(f"{prefix}.* is cut off or damaged: {error}") from error
 
 

@@ -30,6 +30,8 @@ ARCHITECTURES = {
     frozenset({Span}): "BertForQuestionAnswering",
     frozenset({Choice}): "BertForMultipleChoice",
 }
+# Those that make no pooler; one that is in the file is a tensor too many for them.
+WITHOUT_POOLER = ("BertForMaskedLM", "BertForTokenClassification", "BertForQuestionAnswering")
 # Their fields and ours, of the same meaning.
 FIELDS = {
     "vocab_size": "vocab_size",
@@ -63,17 +65,18 @@ def read(folder: Path) -> ForeignCheckpoint:
     Raises FileNotFoundError for a file that is missing; ValueError for what is damaged, is no BERT, or whose tensors
     do not fit its configuration.
     """
-    config = read_config(folder / "config.json")
+    config = DEFAULTS | read_config(folder / "config.json")
     held, source = tensors.read_folder(folder)
-    state, notes = canonical(held, config.get("tie_word_embeddings", True), source)
+    state, notes = canonical(held, config["tie_word_embeddings"], source)
     encoder = encoder_of(config, pooler="bert.pooler.dense.weight" in state, source=folder / "config.json")
-    objectives = heads_of(state, config, encoder)
+    if not encoder.pooler:
+        notes.append("there is no pooler: `pooled` and the heads that need it are not available")
+    objectives, remarks = heads_of(state, config, encoder)
+    notes += remarks
     try:
         params, unused = names.to_params(state, encoder, objectives, "huggingface")
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-    if not encoder.pooler:
-        notes.append("there is no pooler: `pooled` and the heads that need it are not available")
     if not objectives:
         notes.append("there is no head: a new one starts from random weights")
     notes += [f"tensor {name} {state[name].shape} is not used" for name in unused]
@@ -83,12 +86,21 @@ def read(folder: Path) -> ForeignCheckpoint:
 def write(folder: Path, checkpoint: ForeignCheckpoint) -> None:
     """Writes `config.json` and `model.safetensors` into a folder that is there.
 
-    Raises ValueError for a set of heads that none of their classes has.
+    The tensors are exactly those of the class of theirs that has these heads: the pooler stays behind where that class
+    has none (masked LM alone, tagging, spans).
+
+    Raises ValueError for a set of heads that none of their classes has, and for what their configuration cannot say.
     """
     config = config_of(checkpoint)
-    state = names.from_params(checkpoint.params, checkpoint.encoder, checkpoint.objectives, "huggingface")
+    (kind,) = config["architectures"]
+    encoder = checkpoint.encoder
+    if kind in WITHOUT_POOLER:
+        encoder = encoder.clone(pooler=False)
+    state = names.from_params(checkpoint.params, encoder, checkpoint.objectives, "huggingface")
     if "cls.predictions.decoder.weight" in state:  # untied, their decoder has a bias of its own
         state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"]
+    if kind == "BertModel":
+        state = {name.removeprefix("bert."): value for name, value in state.items()}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tensors.write_safetensors(folder / tensors.SAFETENSORS, state)
 
@@ -109,21 +121,27 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def encoder_of(config: Mapping[str, Any], pooler: bool, source: Path) -> Bert:
-    """The encoder that a configuration describes. Raises ValueError for a field that is missing or not known."""
+    """The encoder that a configuration describes. Raises ValueError for a field that is missing or makes no sense."""
     config = DEFAULTS | dict(config)
     if missing := [field for field in FIELDS if field not in config]:
         raise ValueError(f"{source} lacks {', '.join(missing)}")
-    if config["hidden_act"] not in ACTIVATIONS:
+    if not isinstance(config["hidden_act"], str) or config["hidden_act"] not in ACTIVATIONS:
         raise ValueError(f"{source}: hidden_act {config['hidden_act']!r} is none of {', '.join(ACTIVATIONS)}")
-    fields = {ours: config[theirs] for theirs, ours in FIELDS.items()}
-    for name in ("dropout", "attention_dropout", "norm_epsilon", "init_stddev"):
-        fields[name] = float(fields[name])
+    fields = {}
+    for theirs, ours in FIELDS.items():
+        value, whole = config[theirs], type(getattr(Bert, ours)) is int
+        if type(value) not in ((int,) if whole else (int, float)) or value < (1 if whole else 0):
+            wanted = "a whole number from 1" if whole else "a number from 0"
+            raise ValueError(f"{source}: {theirs} is {value!r}, expected {wanted}")
+        fields[ours] = value if whole else float(value)
+    if fields["width"] % fields["num_heads"]:
+        raise ValueError(
+            f"{source}: hidden_size {fields['width']} is not a multiple of num_attention_heads {fields['num_heads']}"
+        )
     return Bert(**fields, activation=ACTIVATIONS[config["hidden_act"]], pooler=pooler)
 
 
-def canonical(
-    held: Mapping[str, np.ndarray], tied: bool, source: Path
-) -> tuple[dict[str, np.ndarray], list[str]]:
+def canonical(held: Mapping[str, np.ndarray], tied: bool, source: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """One spelling for all that are around: `bert.` before the encoder, `weight` and `bias` in norms, no buffers, no
     tensor twice. Returns the tensors and notes on what was dropped.
 
@@ -140,44 +158,66 @@ def canonical(
             raise ValueError(f"{source} holds {name} twice, with different values")
         state[name] = value
     notes = []
-    if "cls.predictions.decoder.bias" in state:
-        bias = state.pop("cls.predictions.decoder.bias")
-        if not tied or "cls.predictions.bias" not in state:
-            state["cls.predictions.bias"] = bias
-    decoder = state.get("cls.predictions.decoder.weight")
-    if tied and decoder is not None:
-        del state["cls.predictions.decoder.weight"]
-        if not np.array_equal(decoder, state.get("bert.embeddings.word_embeddings.weight")):
-            notes.append("cls.predictions.decoder.weight differs from the embeddings, but the configuration ties them")
+    words, decoder = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
+    bias, decoder_bias = "cls.predictions.bias", "cls.predictions.decoder.bias"
+    if decoder_bias in state:  # the one that their decoder adds
+        if not np.array_equal(state.setdefault(bias, state[decoder_bias]), state[decoder_bias]):
+            notes.append(f"{bias} differs from {decoder_bias} and is not used")
+        state[bias] = state.pop(decoder_bias)
+    if tied and decoder in state:
+        if np.array_equal(state.setdefault(words, state[decoder]), state[decoder]):
+            del state[decoder]
+        else:
+            notes.append(f"{decoder} differs from {words}, though the configuration ties them: opened untied")
     return state, notes
 
 
-def heads_of(state: Mapping[str, np.ndarray], config: Mapping[str, Any], encoder: Bert) -> dict[str, nn.Module]:
-    """The objectives whose heads the tensors are."""
+def heads_of(
+    state: Mapping[str, np.ndarray], config: Mapping[str, Any], encoder: Bert
+) -> tuple[dict[str, nn.Module], list[str]]:
+    """The objectives whose heads the tensors are, and notes on heads that are there but not opened."""
     config = DEFAULTS | dict(config)
     deviation = encoder.init_stddev
     objectives: dict[str, nn.Module] = {}
+    notes = []
     if any(name.startswith("cls.predictions.") for name in state):
-        tied = "cls.predictions.decoder.weight" not in state
         objectives["mlm"] = Mlm(
-            activation=encoder.activation, norm_epsilon=encoder.norm_epsilon, init_stddev=deviation, tied=tied
+            activation=encoder.activation,
+            norm_epsilon=encoder.norm_epsilon,
+            init_stddev=deviation,
+            tied=config["tie_word_embeddings"] and "cls.predictions.decoder.weight" not in state,
         )
-    if "cls.seq_relationship.weight" in state:
+    if "cls.seq_relationship.weight" in state and encoder.pooler:
         objectives["nsp"] = Nsp(init_stddev=deviation)
     if "qa_outputs.weight" in state:
         objectives["span"] = Span(init_stddev=deviation)
     if "classifier.weight" in state:
-        classes = state["classifier.weight"].shape[0]
-        dropout = config.get("classifier_dropout")
-        dropout = encoder.dropout if dropout is None else float(dropout)
-        architecture = (config.get("architectures") or [""])[0]
-        if architecture == "BertForTokenClassification":
-            objectives["tag"] = Tag(classes, dropout, deviation, labels_of(config, classes))
-        elif architecture == "BertForMultipleChoice":
-            objectives["choice"] = Choice(0, dropout, deviation)
-        else:
-            objectives["classify"] = Classify(classes, dropout, deviation, labels_of(config, classes))
-    return objectives
+        name, head, remark = _classifier(state["classifier.weight"].shape[0], config, encoder)
+        objectives |= {name: head} if head else {}
+        notes += [remark] if remark else []
+    return objectives, notes
+
+
+def _classifier(classes: int, config: Mapping[str, Any], encoder: Bert) -> tuple[str, nn.Module | None, str]:
+    """The objective of a head called `classifier`, which three classes have, its name, and a note if there is one."""
+    dropout = config.get("classifier_dropout")
+    dropout = encoder.dropout if dropout is None else float(dropout)
+    kind = (config.get("architectures") or ["BertForSequenceClassification"])[0]
+    problem = config.get("problem_type") or "single_label_classification"
+    labels = labels_of(config, classes)
+    if kind == "BertForTokenClassification":
+        return "tag", Tag(classes, dropout, encoder.init_stddev, labels), ""
+    if not encoder.pooler:
+        return "", None, f"the classifier of {kind} needs a pooler and is not opened"
+    if kind == "BertForMultipleChoice":
+        return "choice", Choice(0, dropout, encoder.init_stddev), ""
+    if classes == 1 or problem != "single_label_classification":
+        what = "a regression" if classes == 1 else f"for {problem}"
+        return "", None, f"the classifier is {what}, which no objective here is, and is not opened"
+    remark = (
+        "" if config.get("architectures") else "config.json names no architecture: the classifier is taken for texts"
+    )
+    return "classify", Classify(classes, dropout, encoder.init_stddev, labels), remark
 
 
 def labels_of(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
@@ -189,7 +229,8 @@ def labels_of(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
 
 
 def config_of(checkpoint: ForeignCheckpoint) -> dict[str, Any]:
-    """Their `config.json` for a model. Raises ValueError for a set of heads that none of their classes has."""
+    """Their `config.json` for a model. Raises ValueError for a set of heads that none of their classes has, and for
+    heads that their configuration cannot describe."""
     encoder, heads = checkpoint.encoder, checkpoint.objectives
     kinds = frozenset(type(head) for head in heads.values())
     if kinds not in ARCHITECTURES or len(kinds) != len(heads):
@@ -199,13 +240,21 @@ def config_of(checkpoint: ForeignCheckpoint) -> dict[str, Any]:
     config = {"architectures": [ARCHITECTURES[kinds]], "model_type": "bert", "hidden_act": activation}
     config |= {theirs: getattr(encoder, ours) for theirs, ours in FIELDS.items()}
     config |= {"position_embedding_type": "absolute", "pad_token_id": 0, "dtype": "float32"}
-    for head in heads.values():
+    for name, head in heads.items():
         if isinstance(head, Mlm):
+            for field in ("activation", "norm_epsilon"):
+                if getattr(head, field) != getattr(encoder, field):
+                    raise ValueError(
+                        f"{field} is {getattr(encoder, field)!r} in the encoder and {getattr(head, field)!r} in the "
+                        f"head {name!r}: config.json has one field for both"
+                    )
             config["tie_word_embeddings"] = head.tied
         if isinstance(head, Classify | Tag | Choice):
             config["classifier_dropout"] = head.dropout
         if isinstance(head, Classify | Tag):
             labels = head.labels or tuple(f"LABEL_{i}" for i in range(head.num_classes))
+            if len(labels) != head.num_classes:
+                raise ValueError(f"the head {name!r} has {head.num_classes} classes, but {len(labels)} labels")
             config["id2label"] = {str(i): label for i, label in enumerate(labels)}
             config["label2id"] = {label: i for i, label in enumerate(labels)}
     return config

@@ -8,10 +8,11 @@ here and a tensor each elsewhere.
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import einops
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.models.bert import Bert
@@ -171,11 +172,18 @@ def _take(tensors, axes: str, inner: str, size: dict[str, int], used: set[str], 
     """One tensor with its axes in our order; what is wrong with it is noted, so that all faults come in one error."""
     used.add(name)
     shape = tuple(math.prod(size[a] for a in group) for group in _groups(axes))
-    if name not in tensors or tensors[name].shape != shape:
-        found = f"has shape {tensors[name].shape}" if name in tensors else "is missing"
-        wrong.append(f"{name} {found}, wanted {shape}")
-        return np.zeros([size[a] for a in inner], np.float32)
-    return einops.rearrange(tensors[name].astype(np.float32), f"{_spaced(axes)} -> {_spaced(inner)}", **size)
+    tensor = tensors.get(name)
+    if tensor is None:
+        wrong.append(f"{name} is missing, wanted {shape}")
+    elif tensor.shape != shape:
+        wrong.append(f"{name} has shape {tensor.shape}, wanted {shape}")
+    elif not jnp.issubdtype(tensor.dtype, jnp.floating):  # numpy itself does not know that bfloat16 is
+        wrong.append(f"{name} has dtype {tensor.dtype}, wanted floating point")
+    elif not np.isfinite(tensor := tensor.astype(np.float32)).all():  # of a run that diverged, or damaged
+        wrong.append(f"{name} holds {np.size(tensor) - np.isfinite(tensor).sum()} values that are not finite")
+    else:
+        return einops.rearrange(tensor, f"{_spaced(axes)} -> {_spaced(inner)}", **size)
+    return np.zeros([size[a] for a in inner], np.float32)
 
 
 def _gather(name: str, axes: str, layers: int, take: Callable[[str], np.ndarray]) -> np.ndarray:
@@ -231,7 +239,7 @@ def _set(tree: dict, path: str, value: np.ndarray) -> None:
     tree[last] = value
 
 
-def _get(tree: Mapping, path: str) -> np.ndarray:
+def _get(tree: Mapping, path: str) -> Any:
     for name in path.split("/"):
         tree = tree[name]
     return tree

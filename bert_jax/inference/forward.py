@@ -1,0 +1,172 @@
+"""The model over rows of any length: those of similar length together, padded to one of a few lengths.
+
+A row is padded to the next of 16, 24, 32, 48, 64, ... (powers of two and half as much again) up to the model's longest,
+so at most a third of it is padding, or 15 tokens. The batches of each length have a fixed number of rows, the last one
+filled up, so each length is compiled once.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax.learners.multitask import Multitask
+from bert_jax.objectives.mlm import Mlm
+from bert_jax.text.tokenizer import Encoding
+
+SHORTEST = 16
+# Tokens of a batch with its padding. A CPU is at its full speed from 512 on, and more would only make a single text
+# wait for its filler rows; an accelerator needs many.
+CPU_TOKENS, ACCELERATOR_TOKENS = 512, 16384
+
+Pooling = Literal["mean", "cls", "pooled"]
+
+
+def padded_length(length: int, longest: int) -> int:
+    """The length that a row of `length` tokens is padded to, in a model that takes rows up to `longest`."""
+    power = SHORTEST
+    while power < length:
+        half_more = power * 3 // 2
+        power = half_more if half_more >= length else 2 * power
+    return min(power, longest)
+
+
+def batch_rows(length: int) -> int:
+    """Rows of a batch of this padded length."""
+    return max(1, (CPU_TOKENS if jax.default_backend() == "cpu" else ACCELERATOR_TOKENS) // length)
+
+
+def run(
+    step: Callable[[dict[str, np.ndarray]], Any],
+    encodings: Sequence[Encoding],
+    longest: int,
+    which: np.ndarray | None = None,
+    positions: np.ndarray | None = None,
+) -> list[Any]:
+    """What `step` computes of each row, in the order of the rows.
+
+    Args:
+        step: of a batch (`tokens`, `segments` [B, L], `lengths` [B], `positions_wanted` [B, P] if there are any) an
+            array or a tuple of arrays, each with the rows as first axis.
+        encodings: none longer than `longest`.
+        longest: rows of the position table.
+        which: int [n], for each row the index of its encoding, if not each encoding is one row.
+        positions: int32 [n, P] places in each row.
+
+    Returns a numpy array, or a tuple of them, for each row; without the first axis, and padding not removed.
+    """
+    which = np.arange(len(encodings)) if which is None else which
+    found: list[Any] = [None] * len(which)
+
+    def collect(rows: np.ndarray, computed: Any) -> None:
+        computed = jax.device_get(computed)
+        for i, row in enumerate(rows):
+            found[row] = tuple(part[i] for part in computed) if isinstance(computed, tuple) else computed[i]
+
+    waiting = None  # fetched only when the device has the next batch to work on
+    for rows, batch in _batches(encodings, which, positions, longest):
+        computed = step(batch)
+        if waiting is not None:
+            collect(*waiting)
+        waiting = rows, computed
+    if waiting is not None:
+        collect(*waiting)
+    return found
+
+
+def _batches(
+    encodings: Sequence[Encoding], which: np.ndarray, positions: np.ndarray | None, longest: int
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """(indices of the rows, batch): the longest first, so that what does not fit into memory shows at once."""
+    lengths = np.array([len(encodings[i].ids) for i in which], np.int64)
+    padded = np.array([padded_length(length, longest) for length in lengths.tolist()], np.int64)
+    for length in sorted(set(padded.tolist()), reverse=True):
+        members, size = np.flatnonzero(padded == length), batch_rows(length)
+        for start in range(0, len(members), size):
+            rows = members[start : start + size]
+            # Id 0 and length 1 where there is no row: attention then sees a key, and nothing becomes NaN.
+            batch = {name: np.zeros((size, length), np.int32) for name in ("tokens", "segments")}
+            batch["lengths"] = np.ones(size, np.int32)
+            batch["lengths"][: len(rows)] = lengths[rows]
+            for i, row in enumerate(rows):
+                encoding = encodings[which[row]]
+                batch["tokens"][i, : lengths[row]] = encoding.ids
+                batch["segments"][i, : lengths[row]] = encoding.segments
+            if positions is not None:
+                batch["positions_wanted"] = np.zeros((size, positions.shape[1]), np.int32)
+                batch["positions_wanted"][: len(rows)] = positions[rows]
+            yield rows, batch
+
+
+# ---- what is computed on the device: no array over the whole vocabulary leaves it ------------------------------------
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def vectors(
+    model: Multitask, params: Any, batch: Mapping[str, Any], pooling: Pooling, layer: int, normalise: bool
+) -> jax.Array:
+    """One vector [B, D] float32 of each row; see `predictors.embed`. `layer` counts from 0, the embeddings."""
+
+    def method(model: Multitask) -> jax.Array:
+        encoded = model.encoder(batch, False)
+        if pooling == "pooled":
+            return encoded.pooled_or_error().astype(jnp.float32)
+        inner = encoded.intermediates
+        hidden = (inner["embeddings"] if layer == 0 else inner["layers"][layer - 1]).astype(jnp.float32)
+        if pooling == "cls":
+            return hidden[:, 0]
+        lengths = batch["lengths"][:, None]
+        real = jnp.arange(hidden.shape[1]) < lengths
+        return jnp.sum(hidden * real[..., None], axis=1) / lengths
+
+    found = model.apply({"params": params}, method=method)
+    if normalise:
+        found /= jnp.maximum(jnp.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def logits(model: Multitask, params: Any, batch: Mapping[str, Any], head: str) -> jax.Array:
+    """The scores of a head that is not over the vocabulary: [B, C], or [B, L, C] of one that looks at every token."""
+    return _outputs(model, params, batch, head, "logits")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def likeliest(
+    model: Multitask, params: Any, batch: Mapping[str, Any], head: str, pieces: int, top_k: int
+) -> tuple[jax.Array, jax.Array]:
+    """Probabilities and ids [B, P, K] of the likeliest tokens at `positions_wanted`, the likeliest first.
+
+    pieces: ids from here on are rows of a padded table and no pieces: they are part of the softmax, but never chosen.
+    """
+    shares = jax.nn.softmax(_outputs(model, params, batch, head, "mlm_logits"), axis=-1)
+    values, ids = jax.lax.top_k(shares[..., :pieces], top_k)
+    return values, ids
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def masked_log_probability(
+    model: Multitask, params: Any, batch: Mapping[str, Any], head: str, mask_id: int
+) -> jax.Array:
+    """Log probability [B], in nats, of the token at the one wanted position of each row, which the model sees masked"""
+    tokens, place = jnp.asarray(batch["tokens"]), batch["positions_wanted"]
+    rows = jnp.arange(tokens.shape[0])[:, None]
+    wanted, masked = tokens[rows, place], tokens.at[rows, place].set(mask_id)
+    logits = _outputs(model, params, dict(batch) | {"tokens": masked}, head, "mlm_logits")
+    return jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), wanted[..., None], axis=-1)[:, 0, 0]
+
+
+def _outputs(model: Multitask, params: Any, batch: Mapping[str, Any], head: str, name: str) -> jax.Array:
+    """One output of one head; where positions are wanted, the head sees these tokens only."""
+
+    def method(model: Multitask) -> jax.Array:
+        encoded, objective = model.encoder(batch, False), model.objectives[head]
+        if isinstance(objective, Mlm):
+            wanted = jnp.asarray(batch["positions_wanted"])[..., None]
+            encoded = encoded._replace(hidden=jnp.take_along_axis(encoded.hidden, wanted, axis=1))
+        return objective.outputs(encoded)[name]
+
+    return model.apply({"params": params}, method=method)

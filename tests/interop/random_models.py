@@ -1,0 +1,71 @@
+"""Models of random weights, every parameter of which matters: nothing is left at zero or one, attention is not flat."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from bert_jax.learners.multitask import Multitask
+from bert_jax.models.bert import Bert
+from bert_jax.objectives.choice import Choice
+from bert_jax.objectives.classify import Classify
+from bert_jax.objectives.mlm import Mlm
+from bert_jax.objectives.nsp import Nsp
+from bert_jax.objectives.span import Span
+from bert_jax.objectives.tag import Tag
+from bert_jax.pretrained import Pretrained
+
+# Nothing here is a power of two, nor a multiple of eight, nor equal to anything else.
+TINY = {
+    "vocab_size": 67,
+    "num_layers": 2,
+    "width": 36,
+    "num_heads": 3,
+    "mlp_width": 52,
+    "max_length": 17,
+    "segment_types": 2,
+}
+LABELS = ("no", "perhaps", "yes")
+# The heads of each class of transformers that has a counterpart here, and whether that class has a pooler.
+CLASSES = {
+    "BertModel": ({}, True),
+    "BertForPreTraining": ({"mlm": Mlm(), "nsp": Nsp()}, True),
+    "BertForMaskedLM": ({"mlm": Mlm()}, False),
+    "BertForNextSentencePrediction": ({"nsp": Nsp()}, True),
+    "BertForSequenceClassification": ({"classify": Classify(3, 0.2, labels=LABELS)}, True),
+    "BertForTokenClassification": ({"tag": Tag(3, 0.2, labels=LABELS)}, False),
+    "BertForQuestionAnswering": ({"span": Span()}, False),
+    "BertForMultipleChoice": ({"choice": Choice(2, 0.2)}, True),
+}
+
+
+def random_model(objectives, seed: int = 0, tokenizer=None, **overrides) -> Pretrained:
+    """A model with these heads (an `Mlm` takes over activation and epsilon), of the tiny size but for `overrides`.
+
+    The weights' deviation of 0.2 times the root of the width is about what it is in the released BERT-base: 0.04 and 768.
+    """
+    encoder = Bert(**TINY | overrides)
+    objectives = {
+        name: head.clone(activation=encoder.activation, norm_epsilon=encoder.norm_epsilon)
+        if isinstance(head, Mlm)
+        else head
+        for name, head in objectives.items()
+    }
+    model = Multitask(encoder, objectives)
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        mean = 1.0 if path[-1].key == "scale" else 0.0
+        return rng.normal(mean, 0.2, leaf.shape).astype(np.float32)
+
+    batch = {"tokens": jax.ShapeDtypeStruct((1, 1), np.int32)}
+    shapes = jax.eval_shape(lambda batch: model.init(jax.random.key(0), batch, method="outputs"), batch)
+    return Pretrained(model, jax.tree_util.tree_map_with_path(draw, nn.unbox(shapes["params"])), tokenizer)
+
+
+def random_batch(model: Multitask, lengths, width: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Rows of these lengths: `tokens`, `segments`, `mask` [B, width]; no token but padding is 0."""
+    rng = np.random.default_rng(seed)
+    mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.int32)
+    tokens = rng.integers(1, model.encoder.vocab_size, mask.shape, np.int32) * mask
+    segments = rng.integers(0, model.encoder.segment_types, mask.shape, np.int32) * mask
+    return {"tokens": tokens, "segments": segments, "mask": mask}
