@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import flax.linen as nn
@@ -160,6 +161,27 @@ def test_rows_longer_than_the_position_table(refused, pretraining, fine_tuning):
     refused(change(fine_tuning, task=task), "the train data has rows of 64 tokens, .* position table has 32")
 
 
+def test_heads_that_compute_otherwise(refused, pretraining, pretrained):
+    """A head is not put on weights that were trained for another activation, epsilon or decoder; the flag is named."""
+    for changes, flag in (
+        ({"activation": "gelu"}, "--learner.objectives.mlm.activation gelu_tanh"),
+        ({"norm_epsilon": 1e-5}, "--learner.objectives.mlm.norm-epsilon 1e-12"),
+        ({"tied": False}, "--learner.objectives.mlm.tied True"),
+    ):
+        learner = Multitask(ENCODER, {"mlm": Mlm(max_predictions=5, **changes)})
+        refused(change(pretraining, init_from=pretrained, learner=learner), f"give {flag}")
+
+
+def test_other_corpora_are_evaluated_too(refused, pretraining, tiny_corpus, tmp_path):
+    """Their held-out splits under their folders' names; one of another vocabulary, or called `valid`, is refused."""
+    shutil.copytree(tiny_corpus, tmp_path / "old")
+    run = resolve(change(pretraining, task=Pretraining(tiny_corpus, also=(tmp_path / "old",))))
+    assert list(run.evaluations) == ["valid", "old"] and len(run.evaluations["old"]) == len(run.evaluations["valid"])
+    shutil.copytree(tiny_corpus, tmp_path / "valid")
+    for also in ((tmp_path / "valid",), (tmp_path / "old", tmp_path / "old")):
+        refused(change(pretraining, task=Pretraining(tiny_corpus, also=also)), "need names of their own")
+
+
 def test_a_corpus_of_another_vocabulary(refused, pretraining, pretrained, tmp_path):
     """Than that of the run to start from, even if of the same size; both are told apart and the remedy is named."""
     tokenizer = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(26))])
@@ -168,6 +190,8 @@ def test_a_corpus_of_another_vocabulary(refused, pretraining, pretrained, tmp_pa
     experiment = change(pretraining, task=Pretraining(tmp_path / "other"), init_from=pretrained)
     said = refused(experiment, "the data was prepared with another vocabulary than .*pretrained was trained with")
     assert tokenizer.fingerprint[:12] in said and "31 pieces" in said and f"{pretrained}/tokenizer" in said
+    also = change(pretraining, task=Pretraining(pretraining.task.corpus, also=(tmp_path / "other",)))
+    refused(also, "other was prepared with another vocabulary")
 
 
 def test_a_vocabulary_that_the_model_contradicts(refused, pretraining):

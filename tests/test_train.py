@@ -156,6 +156,24 @@ def test_a_finished_run_started_again_evaluates_the_same(pretrained, tiny_corpus
     assert sorted((workdir / "checkpoints").iterdir()) == saved
 
 
+def test_continued_pretraining(pretrained, tiny_corpus, tmp_path, capsys):
+    """It starts from the other run's encoder and head with a new optimizer: the first evaluation is its last one."""
+    workdir, results = pretrained
+    experiment = dataclasses.replace(
+        pretraining(tiny_corpus),
+        learner=Multitask(None, {"mlm": Mlm(max_predictions=5)}),
+        init_from=workdir,
+        steps=3,
+        eval_first=True,
+        best_metric="",
+    )
+    train(experiment, tmp_path / "continued")
+    first = lines_with(tmp_path / "continued", "valid/mlm/loss")
+    assert list(first) == [0, 3]
+    assert first[0]["valid/mlm/loss"] == pytest.approx(results["valid/mlm/loss"], rel=1e-6)
+    assert "encoder, objectives_mlm from" in capsys.readouterr().out
+
+
 def test_evaluation_as_a_program(pretrained, capsys):
     """`python -m bert_jax.evaluate WORKDIR`: the numbers of the log again, of the latest and of the best checkpoint."""
     workdir, results = pretrained

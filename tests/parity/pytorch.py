@@ -66,7 +66,7 @@ def gradients(model: torch.nn.Module) -> dict[str, np.ndarray]:
     found = dict(model.named_parameters())
     if "cls.predictions.decoder.bias" in found:
         found["cls.predictions.bias"] = found.pop("cls.predictions.decoder.bias")
-    return {name: parameter.grad.float().numpy() for name, parameter in found.items()}
+    return {name: parameter.grad.double().numpy() for name, parameter in found.items()}
 
 
 def ours(model, params, batch, dtype: str = "float32") -> tuple[dict, float, dict]:

@@ -1,4 +1,8 @@
-"""The real checkpoint all-MiniLM-L6-v2: what is opened here computes what `transformers` computes of it."""
+"""The real checkpoint all-MiniLM-L6-v2: what is opened here computes what `transformers` computes of it.
+
+Outputs are compared at all tokens that are no padding, in float32. Gradients are compared with PyTorch's in float64:
+its float32 is itself up to 5e-5 from that, at a single token, where ours stays within 1e-5; it is measured beside it.
+"""
 
 import copy
 import dataclasses
@@ -44,7 +48,8 @@ def test_outputs(compare, both, length):
         with torch.no_grad():
             expected = model(**tensors(inputs))
         found = p(**own)
-        compare("MiniLM hidden", found["hidden"], expected.last_hidden_state)
+        real = batch["mask"] > 0 if own is batch else slice(None)
+        compare("MiniLM hidden", np.asarray(found["hidden"])[real], expected.last_hidden_state[real])
         compare("MiniLM pooled", found["pooled"], expected.pooler_output)
 
 
@@ -57,23 +62,27 @@ def test_gradients(compare, both, length):
     hidden = rng.normal(size=(*batch["tokens"].shape, 384)).astype(np.float32) * batch["mask"][..., None]
     pooled = rng.normal(size=(2, 384)).astype(np.float32)
 
-    def loss_of(outputs, dot):
-        return dot(outputs[0], hidden) + dot(outputs[1], pooled)
-
     @jax.jit
+    @jax.grad
     def ours(params, batch):
-        encoder = p.model.encoder.clone(scan=True, parent=None)  # compiles faster
+        encoder = p.model.encoder.clone(scan=True)  # compiles faster
         encoded = encoder.apply({"params": params}, batch)
-        return loss_of((encoded.hidden, encoded.pooled), lambda a, b: jnp.sum(a * b))
+        return jnp.sum(encoded.hidden * hidden) + jnp.sum(encoded.pooled * pooled)
 
-    found = jax.jit(jax.grad(ours))(p.params["encoder"], jax.tree.map(jnp.asarray, p.batch(**batch)))
+    def theirs(model):
+        model.zero_grad()
+        found = model(**tensors(inputs_of(batch)))
+        loss = (found.last_hidden_state * torch.tensor(hidden)).sum() + (
+            found.pooler_output * torch.tensor(pooled)
+        ).sum()
+        loss.backward()
+        return with_own_scale({f"bert.{name}": gradient for name, gradient in gradients(model).items()})
+
+    found = ours(p.params["encoder"], jax.tree.map(jnp.asarray, p.batch(**batch)))
     found = names.from_params({"encoder": found}, p.model.encoder, {}, "huggingface")
-    model.zero_grad()
-    outputs = model(**tensors(inputs_of(batch)))
-    outputs = outputs.last_hidden_state, outputs.pooler_output
-    loss_of(outputs, lambda a, b: torch.sum(a * torch.tensor(b))).backward()
-    expected = {f"bert.{name}": gradient for name, gradient in gradients(model).items()}
-    compare("MiniLM gradients", with_own_scale(found), with_own_scale(expected))
+    expected = theirs(copy.deepcopy(model).double())
+    compare("MiniLM gradients", with_own_scale(found), expected)
+    compare("MiniLM gradients (PyTorch's float32)", theirs(model), expected, np.inf)
 
 
 def test_bfloat16(compare, both):
@@ -87,7 +96,7 @@ def test_bfloat16(compare, both):
         rounded = copy.deepcopy(model).bfloat16()(**tensors(inputs_of(batch)))
     for ours, name in (("hidden", "last_hidden_state"), ("pooled", "pooler_output")):
         compare(f"MiniLM bfloat16 {ours}", found[ours], expected[name], 0.03)
-        compare(f"MiniLM (PyTorch's bfloat16) {ours}", rounded[name].float(), expected[name], np.inf)
+        compare(f"MiniLM bfloat16 {ours} (PyTorch's own)", rounded[name].float(), expected[name], np.inf)
 
 
 @pytest.fixture(scope="module")

@@ -81,13 +81,13 @@ def saved(tmp_path):
     return both
 
 
-def assert_parity(compare, found, expected, bounds=(1e-5, 1e-5, 1e-5), kind=""):
-    """Outputs, losses and gradients, each of which is noted as a quantity; `kind` goes before its name."""
-    for name, value in expected[0].items():
-        compare(f"{kind}{name}", found[0][name], value, bounds[0])
+def assert_parity(compare, found, expected, bounds=(1e-5, 1e-5, 1e-5), label="{}"):
+    """Outputs, losses and gradients, each of which is noted as a quantity; `label` says of what."""
     assert found[0].keys() == expected[0].keys()
-    compare(f"{kind}loss", found[1], expected[1], bounds[1])
-    compare(f"{kind}gradients", with_own_scale(found[2]), with_own_scale(expected[2]), bounds[2])
+    for name, value in expected[0].items():
+        compare(label.format(name), found[0][name], value, bounds[0])
+    compare(label.format("loss"), found[1], expected[1], bounds[1])
+    compare(label.format("gradients"), with_own_scale(found[2]), with_own_scale(expected[2]), bounds[2])
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -157,6 +157,6 @@ def test_bfloat16(compare, saved):
     labels, wanted = pretraining_labels(p.model, batch, batch["lengths"])
     expected = theirs(model, inputs, wanted, "mlm_logits")
     found = ours(p.model, p.params, batch | labels, "bfloat16")
-    assert_parity(compare, found, expected, (0.03, 0.01, 0.05), "bfloat16 ")
+    assert_parity(compare, found, expected, (0.03, 0.01, 0.05), "bfloat16 {}")
     rounded = theirs(model.bfloat16(), inputs, wanted, "mlm_logits")
-    assert_parity(compare, rounded, expected, (np.inf, np.inf, np.inf), "(PyTorch's bfloat16) ")
+    assert_parity(compare, rounded, expected, (np.inf, np.inf, np.inf), "bfloat16 {} (PyTorch's own)")
