@@ -61,7 +61,10 @@ def resolve(experiment: Experiment) -> Resolved:
     task, learner = experiment.task, experiment.learner
     if learner.encoder is None:
         learner = learner.clone(encoder=start.encoder)
-    experiment = dataclasses.replace(experiment, learner=learner)
+        if experiment.dropout is not None:
+            encoder = start.encoder.clone(dropout=experiment.dropout, attention_dropout=experiment.dropout)
+            learner = learner.clone(encoder=encoder)
+    experiment = dataclasses.replace(experiment, learner=learner, dropout=None)
     special_ids = (tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
     learner = task.prepare(learner.for_vocabulary(tokenizer.vocab_size, special_ids))
     source, evaluations = task.train(tokenizer), task.evaluations(tokenizer)
