@@ -51,6 +51,8 @@ class Experiment:
     """which of its checkpoints"""
     random_weights: bool = False
     """take only the architecture and the tokenizer of `init_from`: the from-scratch baseline"""
+    dropout: float | None = None
+    """of the encoder that comes from `init_from`, on its outputs and its attention; as it was trained if not given"""
     best_metric: str = ""
     """evaluation metric whose best checkpoint is kept besides the latest, e.g. valid/classify/accuracy"""
     keep: int = 2
@@ -74,6 +76,10 @@ class Experiment:
             raise ValueError(f"give steps or epochs, one of them: steps is {self.steps}, epochs is {self.epochs}")
         if self.learner.encoder is None and self.init_from is None:
             raise ValueError("nothing to start from: the learner has no encoder and init_from is not given")
+        if self.dropout is not None and self.learner.encoder is not None:
+            raise ValueError("dropout is for an encoder from init_from; this learner has its own, which says it itself")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be between 0 and 2**32 - 1, got {self.seed}")
 

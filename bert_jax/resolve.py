@@ -64,7 +64,10 @@ def resolve(experiment: Experiment) -> Resolved:
     task, learner = experiment.task, experiment.learner
     if learner.encoder is None:
         learner = learner.clone(encoder=start.model.encoder)
-    experiment = dataclasses.replace(experiment, learner=learner)
+        if experiment.dropout is not None:
+            encoder = start.model.encoder.clone(dropout=experiment.dropout, attention_dropout=experiment.dropout)
+            learner = learner.clone(encoder=encoder)
+    experiment = dataclasses.replace(experiment, learner=learner, dropout=None)
     special_ids = (tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
     # A foreign checkpoint can have a longer table than its vocabulary, padded for speed; it keeps it.
     rows = max(tokenizer.vocab_size, start.model.encoder.vocab_size if start else 0)

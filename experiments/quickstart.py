@@ -68,9 +68,9 @@ def fine_tuning(workdir: Path, random_weights: bool) -> Experiment:
             workdir / "train.jsonl", workdir / "valid.jsonl", ("text",), "library", max_length=128, train_limit=LABELS
         ),
         learner=Multitask(None, {"classify": Classify()}),
-        optimizer=BertAdam(learning_rate=5e-4, warmup=0.1, bias_correction=True),
+        optimizer=BertAdam(learning_rate=1e-3, warmup=0.1, bias_correction=True),
         batch_size=32,
-        epochs=10,
+        epochs=20,
         init_from=workdir / "pretrain",
         random_weights=random_weights,
         log_every=20,

@@ -24,6 +24,7 @@ def config() -> Experiment:
         learner=Multitask(None, {"classify": Classify()}),
         optimizer=BertAdam(learning_rate=1e-4, warmup=0.1),
         init_from=Path("runs/mini"),
+        dropout=0.1,
         batch_size=32,
         epochs=3.0,
         best_metric="valid/classify/accuracy",

@@ -91,6 +91,8 @@ def test_what_makes_no_sense_is_refused():
         ({"log_every": -1}, "log_every must be at least 1, got -1"),
         ({"seed": 2**32}, "seed must be between 0"),
         ({"learner": Multitask(None, {"nsp": Nsp()})}, "nothing to start from"),
+        ({"dropout": 0.1}, "this learner has its own"),
+        ({"learner": Multitask(None, {}), "init_from": Path("x"), "dropout": 1.0}, "at least 0 and below 1, got 1.0"),
     ):
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(pretraining(), **changes)
@@ -241,7 +243,7 @@ def test_the_environment_is_recorded_at_every_start(tmp_path, monkeypatch, git):
 # ---- the example files -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["pretrain", "continue_pretraining", "sst2", "imdb"])
+@pytest.mark.parametrize("name", ["pretrain", "pretrain_mini", "continue_pretraining", "sst2", "imdb"])
 def test_the_example_files(name, tmp_path):
     """Loaded through importlib (tyro reads the source): the record round-trips, and their own command line is valid."""
     spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / f"experiments/{name}.py")

@@ -137,6 +137,15 @@ def test_fine_tuning_takes_encoder_tokenizer_and_weights(fine_tuning, pretrained
     assert run.example_batch["tokens"].shape == (8, 16)
 
 
+def test_the_dropout_of_fine_tuning(fine_tuning):
+    """An encoder that was trained without dropout is fine-tuned with it, and the record says so; else as trained."""
+    for asked, wanted in ((None, 0.1), (0.25, 0.25), (0.0, 0.0)):
+        run = resolve(change(fine_tuning, dropout=asked))
+        for encoder in (run.learner.encoder, run.experiment.learner.encoder):
+            assert encoder.dropout == encoder.attention_dropout == wanted
+        assert run.experiment.dropout is None and resolve(run.experiment).learner == run.learner
+
+
 def test_random_weights_take_the_architecture_only(fine_tuning, pretrained):
     """The from-scratch baseline is the same model over the same vocabulary, and needs no checkpoint."""
     run = resolve(change(fine_tuning, random_weights=True))
