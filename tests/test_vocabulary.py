@@ -28,7 +28,7 @@ def test_which_words_are_worth_a_piece():
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_rows_are_means(tied):
-    """Of the rows of the old pieces: embeddings, output bias, and the table of an untied decoder; all else is as it was."""
+    """Of the rows of the old pieces: embeddings, output bias, the table of an untied decoder; all else stays."""
     # The table has 67 rows for 12 pieces: the rows that no piece has go.
     p = random_model({"mlm": Mlm(tied=tied), "nsp": Nsp()}, tokenizer=TOKENIZER)
     q = extend(p, ["unab", "cc"])
