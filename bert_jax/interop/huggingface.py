@@ -161,7 +161,7 @@ def canonical(held: Mapping[str, np.ndarray], tied: bool, source: Path) -> tuple
     words, decoder = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
     bias, decoder_bias = "cls.predictions.bias", "cls.predictions.decoder.bias"
     if decoder_bias in state:  # the one that their decoder adds
-        if not np.array_equal(state.setdefault(bias, state[decoder_bias]), state[decoder_bias]):
+        if not np.array_equal(state.setdefault(bias, state[decoder_bias]), state[decoder_bias]) and tied:
             notes.append(f"{bias} differs from {decoder_bias} and is not used")
         state[bias] = state.pop(decoder_bias)
     if tied and decoder in state:

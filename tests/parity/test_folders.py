@@ -52,7 +52,7 @@ OURS = [(name, True) for name in CLASSES] + [(name, False) for name, (_, pooler)
 
 @pytest.mark.parametrize(("name", "pooler"), OURS)
 def test_ours_there(compare, tmp_path, name, pooler):
-    """Each class opens what we save, with no tensor missing or left over, its tokenizer and labels; outputs are equal."""
+    """Each class opens what we save, with no tensor missing or left over, tokenizer and labels; outputs are equal."""
     p = random_model(CLASSES[name][0], tokenizer=WordPiece(PIECES), pooler=pooler)
     p.save(tmp_path / "saved")
     model = opened(tmp_path / "saved", name)
@@ -120,7 +120,7 @@ def test_other_forms(compare, tmp_path, form):
     model.save_pretrained(tmp_path / "theirs", max_shard_size="20KB" if form == "several files" else "1GB")
     assert (len(list((tmp_path / "theirs").glob("*.safetensors"))) > 1) == (form == "several files")
     p = load(tmp_path / "theirs")
-    assert p.notes == ()
+    assert p.notes == ()  # for example on the bias beside an untied decoder, which has its own
     assert p.model.objectives["mlm"].tied == (form != "untied")
     assert_outputs(compare, p, model.float())
 

@@ -101,13 +101,13 @@ def test_bfloat16(compare, both):
 
 @pytest.fixture(scope="module")
 def sentences(shared_data):
-    """500 sentences of the held-out Wikipedia."""
+    """200 sentences of the held-out Wikipedia."""
     found = []
     with lzma.open(shared_data / "enwiki/valid.wikiextractor.xz", "rt", encoding="utf-8") as lines:
         for line in lines:
             found += [text for text in split_sentences(line.strip()) if 40 <= len(text) <= 300]
-            if len(found) >= 500:
-                return found[:500]
+            if len(found) >= 200:
+                return found[:200]
 
 
 def cosine_distance(a, b):
@@ -130,7 +130,7 @@ def note_cosine(request, quantity, distances):
 
 
 def test_sentence_embeddings(request, both, minilm, sentences):
-    """Mean-pooled vectors of real sentences, text in and vector out, point where PyTorch's point: cosine >= 0.999999."""
+    """Mean-pooled vectors of real sentences, text in and vector out, have a cosine with PyTorch's of 0.999999 or more."""
     p, model = both
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
     expected = [mean_pooled(model, tokenizer(text, return_tensors="pt")) for text in sentences]
@@ -138,16 +138,15 @@ def test_sentence_embeddings(request, both, minilm, sentences):
 
 
 def test_masked_sentence_embeddings(request, both, minilm, sentences):
-    """The same with a seventh of the tokens masked, in padded batches."""
+    """The same with a seventh of the tokens masked, in a padded batch."""
     p, model = both
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
     rng = np.random.default_rng(0)
-    distances = []
-    for n in range(0, 200, 50):
-        batch = tokenizer(sentences[n : n + 50], return_tensors="pt", padding="max_length", max_length=128)
-        real = (batch["input_ids"] != 101) & (batch["input_ids"] != 102) & (batch["attention_mask"] == 1)
-        batch["input_ids"][real & torch.tensor(rng.random(real.shape) < 1 / 7)] = tokenizer.mask_token_id
-        mask = batch["attention_mask"].numpy()
-        hidden = np.asarray(p(batch["input_ids"].numpy(), mask=mask)["hidden"]) * mask[..., None]
-        distances.append(cosine_distance(hidden.sum(1) / mask.sum(1, keepdims=True), mean_pooled(model, batch)))
-    note_cosine(request, "1 - cosine, masked sentences", np.concatenate(distances))
+    batch = tokenizer(sentences[:64], return_tensors="pt", padding=True)
+    inner = (batch["input_ids"] != tokenizer.cls_token_id) & (batch["input_ids"] != tokenizer.sep_token_id)
+    chosen = inner & (batch["attention_mask"] == 1) & torch.tensor(rng.random(inner.shape) < 1 / 7)
+    batch["input_ids"][chosen] = tokenizer.mask_token_id
+    mask = batch["attention_mask"].numpy()
+    hidden = np.asarray(p(batch["input_ids"].numpy(), mask=mask)["hidden"]) * mask[..., None]
+    found = hidden.sum(1) / mask.sum(1, keepdims=True)
+    note_cosine(request, "1 - cosine, masked sentences", cosine_distance(found, mean_pooled(model, batch)))
