@@ -41,7 +41,7 @@ CLASSES = {
 def random_model(objectives, seed: int = 0, tokenizer=None, **overrides) -> Pretrained:
     """A model with these heads (an `Mlm` takes over activation and epsilon), of the tiny size but for `overrides`.
 
-    The weights' deviation of 0.2 times the root of the width is about what it is in the released BERT-base: 0.04 and 768.
+    The weights' deviation, 0.2, times the root of the width is about what it is in BERT-base as released.
     """
     encoder = Bert(**TINY | overrides)
     objectives = {

