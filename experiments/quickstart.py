@@ -34,7 +34,7 @@ from bert_jax.training.curves import plot_curves
 from bert_jax.training.optim import BertAdam
 
 # Docstrings with a label that the classifiers learn from: few enough that what pre-training brings shows.
-LABELS = 320
+LABELS = 640
 INIT_STDDEV = 0.06
 
 
@@ -68,10 +68,11 @@ def fine_tuning(workdir: Path, random_weights: bool) -> Experiment:
             workdir / "train.jsonl", workdir / "valid.jsonl", ("text",), "library", max_length=128, train_limit=LABELS
         ),
         learner=Multitask(None, {"classify": Classify()}),
-        optimizer=BertAdam(learning_rate=1e-3, warmup=0.1, bias_correction=True),
+        optimizer=BertAdam(learning_rate=5e-4, warmup=0.1, bias_correction=True),
         batch_size=32,
-        epochs=20,
+        epochs=10,
         init_from=workdir / "pretrain",
+        dropout=0.1,
         random_weights=random_weights,
         log_every=20,
         eval_every=50,
