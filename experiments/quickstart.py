@@ -109,7 +109,7 @@ def write_examples(path: Path, task: LibraryTask, examples: list[tuple[str, int]
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def main(workdir: Path = Path("runs/quickstart"), steps: int = 600) -> None:
+def main(workdir: Path = Path("runs/quickstart"), steps: int = 500) -> None:
     """The whole way from text to table.
 
     Args:
