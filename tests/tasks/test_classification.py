@@ -76,7 +76,7 @@ def test_train_limit_draws_evenly(tmp_path):
 
 
 def test_the_head_gets_its_number_of_classes(tmp_path):
-    """0 and the labels are filled in and nothing else changes; a number that the data contradicts is an error with the labels."""
+    """0 and the labels are filled in, nothing else; a number that the data contradicts is an error with the labels."""
     task = task_of(tmp_path, [("a", "0"), ("b", "1"), ("c", "2")])
     learner = Multitask(None, {"classify": Classify(dropout=0.3)})
     assert task.prepare(learner).objectives["classify"] == Classify(num_classes=3, dropout=0.3, labels=("0", "1", "2"))
