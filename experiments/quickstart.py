@@ -70,7 +70,7 @@ def fine_tuning(workdir: Path, random_weights: bool) -> Experiment:
         learner=Multitask(None, {"classify": Classify()}),
         optimizer=BertAdam(learning_rate=5e-4, warmup=0.1, bias_correction=True),
         batch_size=32,
-        epochs=10,
+        epochs=7,
         init_from=workdir / "pretrain",
         dropout=0.1,
         random_weights=random_weights,
