@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from flax.core import FrozenDict
 
 from bert_jax.experiment import Experiment, decode, encode
 from bert_jax.inference import predictors
@@ -174,8 +173,7 @@ class Pretrained:
 
 def compute(model: Multitask, params: Any, batch: Mapping[str, Any], wanted: tuple[str, ...]) -> dict[str, jax.Array]:
     """Those of `model.outputs` that are wanted and there; the rest is not computed. One compilation for each shape."""
-    # A module with a dict among its attributes has no hash, which jit asks of what it does not trace.
-    return _compute(model.clone(objectives=FrozenDict(model.objectives), weights=None), params, batch, wanted)
+    return _compute(model.frozen(), params, batch, wanted)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

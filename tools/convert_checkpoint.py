@@ -12,7 +12,6 @@ bert_jax[tensorflow].
 import dataclasses
 import math
 import os
-import re
 import shutil
 import sys
 from collections.abc import Collection, Mapping
@@ -165,8 +164,7 @@ def layouts(p: Pretrained, style: names.Style, held: Collection[str] | None = No
     leaves = _leaves(p)
     for name, axes, path, axes_here in names.layout(p.model.encoder, p.model.objectives, style):
         size = dict(zip(axes_here, leaves[path].shape, strict=True))
-        groups = [inner or single for inner, single in re.findall(r"\((.*?)\)|(\w)", axes)]
-        shape = [math.prod(size[a] for a in group if a != " ") for group in groups]
+        shape = [math.prod(size[a] for a in group) for group in names.groups(axes)]
         rows[path] = (_spelt(name, held), shape)
     return rows
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
-from flax.core import FrozenDict
 from scipy.special import softmax
 
 from bert_jax.inference import forward
@@ -289,8 +288,7 @@ def _run(opened: Opened, step: Any, statics: tuple, encodings: list[Encoding], *
     """`forward.run` of one of its functions."""
     if not encodings:
         return []
-    # A module with a dict among its attributes has no hash, which jit asks of what it does not trace.
-    model = opened.model.clone(objectives=FrozenDict(opened.model.objectives), weights=None)
+    model = opened.model.frozen()
     params = jax.device_put(opened.params)
     return forward.run(lambda batch: step(model, params, batch, *statics), encodings, model.encoder.max_length, *rest)
 

@@ -1,9 +1,13 @@
 """What a foreign folder holds, opened: the model, its parameters, and what is to be said about them."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import numpy as np
 
+from bert_jax.interop import names
 from bert_jax.models.bert import Bert
 
 
@@ -21,3 +25,28 @@ class ForeignCheckpoint(NamedTuple):
     objectives: dict[str, nn.Module]
     params: dict[str, Any]
     notes: tuple[str, ...] = ()
+
+
+def assemble(
+    state: Mapping[str, np.ndarray],
+    encoder: Bert,
+    objectives: dict[str, nn.Module],
+    style: names.Style,
+    source: Path,
+    notes: Sequence[str] = (),
+) -> ForeignCheckpoint:
+    """The checkpoint that tensors of one style are, with notes on what is missing and what was not used.
+
+    Raises ValueError naming the source where they do not fit.
+    """
+    try:
+        params, unused = names.to_params(state, encoder, objectives, style)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    notes = list(notes)
+    if not encoder.pooler:
+        notes.append("there is no pooler: `pooled` and the heads that need it are not available")
+    if not objectives:
+        notes.append("there is no head: a new one starts from random weights")
+    notes += [f"tensor {name} {state[name].shape} is not used" for name in unused]
+    return ForeignCheckpoint(encoder, objectives, params, tuple(notes))

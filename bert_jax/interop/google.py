@@ -13,7 +13,7 @@ import flax.linen as nn
 import numpy as np
 
 from bert_jax.interop import huggingface, names
-from bert_jax.interop.checkpoint import ForeignCheckpoint
+from bert_jax.interop.checkpoint import ForeignCheckpoint, assemble
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.nsp import Nsp
@@ -49,17 +49,7 @@ def read(folder: Path) -> ForeignCheckpoint:
         objectives["span"] = Span(init_stddev=encoder.init_stddev)
     if "output_weights" in state:
         objectives["classify"] = Classify(state["output_weights"].shape[0], init_stddev=encoder.init_stddev)
-    try:
-        params, unused = names.to_params(state, encoder, objectives, "google")
-    except ValueError as error:
-        raise ValueError(f"{prefix}: {error}") from None
-    notes = []
-    if not encoder.pooler:
-        notes.append("there is no pooler: `pooled` and the heads that need it are not available")
-    if not objectives:
-        notes.append("there is no head: a new one starts from random weights")
-    notes += [f"tensor {name} {state[name].shape} is not used" for name in unused]
-    return ForeignCheckpoint(encoder, objectives, params, tuple(notes))
+    return assemble(state, encoder, objectives, "google", prefix)
 
 
 def write(folder: Path, checkpoint: ForeignCheckpoint) -> None:

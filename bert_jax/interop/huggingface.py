@@ -9,7 +9,7 @@ import flax.linen as nn
 import numpy as np
 
 from bert_jax.interop import names, tensors
-from bert_jax.interop.checkpoint import ForeignCheckpoint
+from bert_jax.interop.checkpoint import ForeignCheckpoint, assemble
 from bert_jax.models.bert import Bert
 from bert_jax.objectives.choice import Choice
 from bert_jax.objectives.classify import Classify
@@ -69,18 +69,8 @@ def read(folder: Path) -> ForeignCheckpoint:
     held, source = tensors.read_folder(folder)
     state, notes = canonical(held, config["tie_word_embeddings"], source)
     encoder = encoder_of(config, pooler="bert.pooler.dense.weight" in state, source=folder / "config.json")
-    if not encoder.pooler:
-        notes.append("there is no pooler: `pooled` and the heads that need it are not available")
     objectives, remarks = heads_of(state, config, encoder)
-    notes += remarks
-    try:
-        params, unused = names.to_params(state, encoder, objectives, "huggingface")
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
-    if not objectives:
-        notes.append("there is no head: a new one starts from random weights")
-    notes += [f"tensor {name} {state[name].shape} is not used" for name in unused]
-    return ForeignCheckpoint(encoder, objectives, params, tuple(notes))
+    return assemble(state, encoder, objectives, "huggingface", source, notes + remarks)
 
 
 def write(folder: Path, checkpoint: ForeignCheckpoint) -> None:

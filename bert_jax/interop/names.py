@@ -7,6 +7,7 @@ here and a tensor each elsewhere.
 
 import functools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -36,12 +37,13 @@ class Parameter(NamedTuple):
 
 
 def _same(path: str, axes: str, huggingface: str, google: str) -> Parameter:
-    return Parameter(path, axes, (huggingface, axes.removeprefix("N")), (google, axes.lstrip("N")))
+    inner = axes.removeprefix("N")
+    return Parameter(path, axes, (huggingface, inner), (google, inner))
 
 
-def _dense(path: str, axes: str, parameter: str, inputs: str, outputs: str, google: str = "") -> Iterator[Parameter]:
+def _dense(path: str, axes: str, parameter: str, inputs: str, outputs: str) -> Iterator[Parameter]:
     """Kernel and bias of a projection: PyTorch stores [out, in], TensorFlow [in, out]."""
-    google = google or parameter.replace(".", "/").replace("layer/{N}", "layer_{N}")
+    google = parameter.replace(".", "/").replace("layer/{N}", "layer_{N}")
     yield Parameter(
         f"{path}/kernel", axes, (f"{parameter}.weight", f"{outputs}{inputs}"), (f"{google}/kernel", inputs + outputs)
     )
@@ -171,7 +173,7 @@ JOINED = ("query", "key", "value")
 def _take(tensors, axes: str, inner: str, size: dict[str, int], used: set[str], wrong: list[str], name: str):
     """One tensor with its axes in our order; what is wrong with it is noted, so that all faults come in one error."""
     used.add(name)
-    shape = tuple(math.prod(size[a] for a in group) for group in _groups(axes))
+    shape = tuple(math.prod(size[a] for a in group) for group in groups(axes))
     tensor = tensors.get(name)
     if tensor is None:
         wrong.append(f"{name} is missing, wanted {shape}")
@@ -208,24 +210,13 @@ def _parts(name: str, axes: str, value: np.ndarray) -> Iterator[tuple[str, np.nd
         yield name, value, axes
 
 
-def _groups(axes: str) -> list[str]:
+def groups(axes: str) -> list[str]:
     """The axes of a tensor elsewhere, each with the letters it stands for: "D(H K)" gives D, HK."""
-    groups: list[str] = []
-    inside = False
-    for char in axes:
-        if char in "()":
-            inside = char == "("
-            groups += [""] if inside else []
-        elif char != " ":
-            if inside:
-                groups[-1] += char
-            else:
-                groups.append(char)
-    return groups
+    return [(joined or single).replace(" ", "") for joined, single in re.findall(r"\((.*?)\)|(\w)", axes)]
 
 
 def _spaced(axes: str) -> str:
-    return " ".join(f"({' '.join(group)})" if len(group) > 1 else group for group in _groups(axes))
+    return " ".join(f"({' '.join(group)})" if len(group) > 1 else group for group in groups(axes))
 
 
 def _classes(objective: nn.Module | None) -> int:

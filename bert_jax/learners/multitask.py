@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 from jaxtyping import Array, Float, Key
 
 from bert_jax.nn.losses import Mean
@@ -23,6 +24,11 @@ class Multitask(nn.Module):
     encoder: Any
     objectives: Mapping[str, nn.Module]
     weights: Mapping[str, float] | None = None
+
+    def frozen(self) -> "Multitask":
+        """The same model with a hash, which jit asks of what it does not trace, and which a dict has not; the weights
+        of the losses, which outputs do not depend on, are left out."""
+        return self.clone(objectives=FrozenDict(self.objectives), weights=None)
 
     def for_vocabulary(self, vocab_size: int, special_ids: tuple[int, ...]) -> "Multitask":
         """The same learner over a vocabulary (its size and its [CLS], [SEP], [MASK]).

@@ -38,3 +38,13 @@ def hits(logits: Float[Array, "... C"], labels: Int[Array, "..."]) -> Float[Arra
     """1.0 where no logit is larger than the label's. Comparing with the maximum is far cheaper than an argmax."""
     label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     return (label_logits >= jnp.max(logits, axis=-1)).astype(jnp.float32)
+
+
+def classification(
+    logits: Float[Array, "... C"], labels: Int[Array, "..."], weights: Float[Array, "..."]
+) -> dict[str, Mean]:
+    """What every classifying objective reports: `loss` in nats and `accuracy`, over the labels that have a weight."""
+    return {
+        "loss": Mean.of(cross_entropy(logits, labels), weights),
+        "accuracy": Mean.of(hits(logits, labels), weights),
+    }

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from bert_jax.models.encoded import Encoded
 from bert_jax.nn.dropout import Dropout
 from bert_jax.nn.linear import INIT_STDDEV, Linear
-from bert_jax.nn.losses import Mean, cross_entropy, hits
+from bert_jax.nn.losses import Mean, classification
 
 
 class Classify(nn.Module):
@@ -31,10 +31,7 @@ class Classify(nn.Module):
         """Loss in nats and accuracy against `label` [B]."""
         logits = self._logits(encoded, train)
         labels, weights = batch["label"], batch["weight"]
-        return {
-            "loss": Mean.of(cross_entropy(logits, labels), weights),
-            "accuracy": Mean.of(hits(logits, labels), weights),
-        }
+        return classification(logits, labels, weights)
 
     @nn.compact
     def predict(self, encoded: Encoded, batch: Mapping[str, Array]) -> dict[str, Float[Array, "B C"]]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from bert_jax.models.encoded import Encoded
 from bert_jax.nn.dot import dot
 from bert_jax.nn.linear import INIT_STDDEV, Linear, kernel_init
-from bert_jax.nn.losses import Mean, cross_entropy, hits
+from bert_jax.nn.losses import Mean, classification
 from bert_jax.nn.mlp import ACTIVATIONS, Activation
 from bert_jax.nn.norm import LayerNorm
 
@@ -105,10 +105,7 @@ class Mlm(nn.Module):
         # Gathered first, so that the transform and the vocabulary projection see P rows and not L.
         logits = self._logits(encoded, jnp.take_along_axis(encoded.hidden, batch["mlm_positions"][..., None], axis=1))
         labels, weights = batch["mlm_labels"], batch["mlm_weights"]
-        return {
-            "loss": Mean.of(cross_entropy(logits, labels), weights),
-            "accuracy": Mean.of(hits(logits, labels), weights),
-        }
+        return classification(logits, labels, weights)
 
     @nn.compact
     def outputs(self, encoded: Encoded) -> dict[str, Float[Array, "B L V"]]:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from bert_jax.models.encoded import Encoded
 from bert_jax.nn.linear import INIT_STDDEV, Linear
-from bert_jax.nn.losses import Mean, cross_entropy, hits
+from bert_jax.nn.losses import Mean, classification
 
 
 class Nsp(nn.Module):
@@ -20,10 +20,7 @@ class Nsp(nn.Module):
         """Loss in nats and accuracy against `pair_label` [B]."""
         logits = self._logits(encoded)
         labels, weights = batch["pair_label"], batch["weight"]
-        return {
-            "loss": Mean.of(cross_entropy(logits, labels), weights),
-            "accuracy": Mean.of(hits(logits, labels), weights),
-        }
+        return classification(logits, labels, weights)
 
     @nn.compact
     def outputs(self, encoded: Encoded) -> dict[str, Float[Array, "B C"]]:

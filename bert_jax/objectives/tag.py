@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from bert_jax.models.encoded import Encoded
 from bert_jax.nn.dropout import Dropout
 from bert_jax.nn.linear import INIT_STDDEV, Linear
-from bert_jax.nn.losses import Mean, cross_entropy, hits
+from bert_jax.nn.losses import Mean, classification
 
 
 class Tag(nn.Module):
@@ -33,10 +33,7 @@ class Tag(nn.Module):
         logits = self._logits(encoded, train)
         tags = batch["tags"]
         weights = (tags >= 0) * batch["weight"][:, None]
-        return {
-            "loss": Mean.of(cross_entropy(logits, jnp.maximum(tags, 0)), weights),
-            "accuracy": Mean.of(hits(logits, jnp.maximum(tags, 0)), weights),
-        }
+        return classification(logits, jnp.maximum(tags, 0), weights)
 
     @nn.compact
     def predict(self, encoded: Encoded, batch: Mapping[str, Array]) -> dict[str, Float[Array, "B L C"]]:

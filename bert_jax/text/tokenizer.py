@@ -124,7 +124,9 @@ def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
         return SentencePiece(model_file)
     library_file = folder / "tokenizer.json"
     if not vocab_file.exists() and not library_file.exists():
-        raise FileNotFoundError(f"{folder} holds neither vocab.txt (WordPiece) nor spiece.model (SentencePiece)")
+        raise FileNotFoundError(
+            f"{folder} holds neither vocab.txt nor tokenizer.json (WordPiece), nor spiece.model (SentencePiece)"
+        )
     saved = _saved_case(folder / "tokenizer_config.json")
     if not vocab_file.exists():
         pieces, own = read_library(library_file)

@@ -24,6 +24,15 @@ TINY = {
     "max_length": 17,
     "segment_types": 2,
 }
+# The same in the words of Hugging Face's config.json, written out: what is tested is the way between the two.
+CONFIG = {
+    "vocab_size": 67,
+    "num_hidden_layers": 2,
+    "hidden_size": 36,
+    "num_attention_heads": 3,
+    "intermediate_size": 52,
+    "max_position_embeddings": 17,
+}
 LABELS = ("no", "perhaps", "yes")
 # The heads of each class of transformers that has a counterpart here, and whether that class has a pooler.
 CLASSES = {

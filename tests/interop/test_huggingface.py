@@ -16,17 +16,9 @@ from bert_jax.objectives.nsp import Nsp
 from bert_jax.pretrained import load
 from bert_jax.text.wordpiece import WordPiece
 from tests.interop.numpy_bert import forward
-from tests.interop.random_models import CLASSES, LABELS, TINY, random_batch, random_model
+from tests.interop.random_models import CLASSES, CONFIG, LABELS, TINY, random_batch, random_model
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##b"]
-CONFIG = {
-    "vocab_size": 67,
-    "num_hidden_layers": 2,
-    "hidden_size": 36,
-    "num_attention_heads": 3,
-    "intermediate_size": 52,
-    "max_position_embeddings": 17,
-}
 
 
 @pytest.fixture(scope="module")

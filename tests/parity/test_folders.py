@@ -11,6 +11,7 @@ from bert_jax.text.tokenizer import SPECIALS
 from bert_jax.text.tokenizer import load as load_tokenizer
 from bert_jax.text.wordpiece import WordPiece
 from tests.interop.random_models import CLASSES, LABELS, random_batch, random_model
+from tests.interop.random_models import CONFIG as SIZES
 from tests.parity.pytorch import opened, tensors
 
 PIECES = [*SPECIALS, *"abcdefgh", *(f"##{letter}" for letter in "abcdefgh"), "北", "é"]
@@ -65,13 +66,7 @@ def test_ours_there(compare, tmp_path, name, pooler):
         assert model.config.label2id == {label: i for i, label in enumerate(LABELS)}
 
 
-CONFIG = {
-    "vocab_size": 67,
-    "num_hidden_layers": 2,
-    "hidden_size": 36,
-    "num_attention_heads": 3,
-    "intermediate_size": 52,
-    "max_position_embeddings": 17,
+CONFIG = SIZES | {
     "hidden_act": "relu",
     "layer_norm_eps": 1e-5,
     "initializer_range": 0.2,
