@@ -20,6 +20,7 @@ import tyro
 
 from bert_jax.data.workers import cores
 from bert_jax.learners.multitask import Multitask
+from bert_jax.nn.dot import ComputeDtype
 from bert_jax.training.optim import BertAdam
 from bert_jax.training.sharding import MeshShape
 
@@ -53,6 +54,8 @@ class Experiment:
     """take only the architecture and the tokenizer of `init_from`: the from-scratch baseline"""
     dropout: float | None = None
     """of the encoder that comes from `init_from`, on its outputs and its attention; as it was trained if not given"""
+    dtype: ComputeDtype | None = None
+    """of the operands of the dots of the encoder that comes from `init_from`; its own if not given"""
     best_metric: str = ""
     """evaluation metric whose best checkpoint is kept besides the latest, e.g. valid/classify/accuracy"""
     keep: int = 2
@@ -76,8 +79,11 @@ class Experiment:
             raise ValueError(f"give steps or epochs, one of them: steps is {self.steps}, epochs is {self.epochs}")
         if self.learner.encoder is None and self.init_from is None:
             raise ValueError("nothing to start from: the learner has no encoder and init_from is not given")
-        if self.dropout is not None and self.learner.encoder is not None:
-            raise ValueError("dropout is for an encoder from init_from; this learner has its own, which says it itself")
+        for name in ("dropout", "dtype"):
+            if getattr(self, name) is not None and self.learner.encoder is not None:
+                raise ValueError(
+                    f"{name} is for an encoder from init_from; this learner has its own, which says it itself"
+                )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if not 0 <= self.seed < 2**32:

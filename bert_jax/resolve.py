@@ -63,11 +63,13 @@ def resolve(experiment: Experiment) -> Resolved:
     tokenizer = _tokenizer(experiment, start)
     task, learner = experiment.task, experiment.learner
     if learner.encoder is None:
-        learner = learner.clone(encoder=start.model.encoder)
+        encoder = start.model.encoder
         if experiment.dropout is not None:
-            encoder = start.model.encoder.clone(dropout=experiment.dropout, attention_dropout=experiment.dropout)
-            learner = learner.clone(encoder=encoder)
-    experiment = dataclasses.replace(experiment, learner=learner, dropout=None)
+            encoder = encoder.clone(dropout=experiment.dropout, attention_dropout=experiment.dropout)
+        if experiment.dtype is not None:
+            encoder = encoder.clone(dtype=experiment.dtype)
+        learner = learner.clone(encoder=encoder)
+    experiment = dataclasses.replace(experiment, learner=learner, dropout=None, dtype=None)
     special_ids = (tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
     # A foreign checkpoint can have a longer table than its vocabulary, padded for speed; it keeps it.
     rows = max(tokenizer.vocab_size, start.model.encoder.vocab_size if start else 0)

@@ -91,7 +91,8 @@ def test_what_makes_no_sense_is_refused():
         ({"log_every": -1}, "log_every must be at least 1, got -1"),
         ({"seed": 2**32}, "seed must be between 0"),
         ({"learner": Multitask(None, {"nsp": Nsp()})}, "nothing to start from"),
-        ({"dropout": 0.1}, "this learner has its own"),
+        ({"dropout": 0.1}, "dropout is for an encoder from init_from; this learner has its own"),
+        ({"dtype": "float32"}, "dtype is for an encoder from init_from; this learner has its own"),
         ({"learner": Multitask(None, {}), "init_from": Path("x"), "dropout": 1.0}, "at least 0 and below 1, got 1.0"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -146,6 +146,14 @@ def test_the_dropout_of_fine_tuning(fine_tuning):
         assert run.experiment.dropout is None and resolve(run.experiment).learner == run.learner
 
 
+def test_the_dtype_of_fine_tuning(fine_tuning):
+    """The encoder's operands are rounded as asked for this run, and the record says so; else as it was trained."""
+    for asked, wanted in ((None, "auto"), ("bfloat16", "bfloat16")):
+        run = resolve(change(fine_tuning, dtype=asked))
+        assert run.learner.encoder.dtype == run.experiment.learner.encoder.dtype == wanted
+        assert run.experiment.dtype is None
+
+
 def test_random_weights_take_the_architecture_only(fine_tuning, pretrained):
     """The from-scratch baseline is the same model over the same vocabulary, and needs no checkpoint."""
     run = resolve(change(fine_tuning, random_weights=True))
