@@ -53,6 +53,7 @@ def evaluate_all(run: Resolved, step: Callable, params: Any, workdir: Path) -> d
     metrics = {}
     for name, source in run.evaluations.items():
         means, predictions = evaluate(step, params, seed, source, size, sharding)
+        means |= run.experiment.task.score(predictions, source)
         metrics |= {f"{name}/{metric}": value for metric, value in means.items()}
         write_rows(workdir / f"predictions-{name}.tsv", run.experiment.task.rows(predictions, source))
     return metrics

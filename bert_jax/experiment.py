@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import flax.linen as nn
 import jax
 import tyro
 
@@ -29,7 +30,7 @@ from bert_jax.training.sharding import MeshShape
 class Experiment:
     """A run, complete: built by an experiment file, its numbers changed by flags, written to `config.json`."""
 
-    task: Any
+    task: Annotated[Any, tyro.conf.arg(name="")]
     """where the examples come from"""
     learner: Multitask
     """what is trained"""
@@ -117,7 +118,8 @@ def parse(config: Callable[[], Experiment], args: list[str] | None = None) -> tu
 def encode(value: Any) -> Any:
     """An experiment, or a part of one, as JSON: a dataclass is its fields and its class; `decode` reads it back."""
     if dataclasses.is_dataclass(value):
-        fields = [f.name for f in dataclasses.fields(value) if f.init and f.name not in ("parent", "name")]
+        hidden = ("parent", "name") if isinstance(value, nn.Module) else ()
+        fields = [f.name for f in dataclasses.fields(value) if f.init and f.name not in hidden]
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         return {"class": kind} | {name: encode(getattr(value, name)) for name in fields}
     if isinstance(value, Mapping):

@@ -84,7 +84,7 @@ def resolve(experiment: Experiment) -> Resolved:
     steps = experiment.total_steps(len(source))
     experiment.optimizer.schedule(steps)  # raises where the warm-up does not fit
     batch = TrainingBatches(source, experiment.batch_size, experiment.seed)[0]
-    _check_best_metric(experiment.best_metric, learner, evaluations, batch)
+    _check_best_metric(experiment.best_metric, task.metric_names, learner, evaluations, batch)
     _check_heads(learner, start)
     initial = _initial(learner, start, batch)
     return Resolved(experiment, learner, tokenizer, source, evaluations, mesh, steps, initial, batch)
@@ -105,7 +105,9 @@ def _tokenizer(experiment: Experiment, start: Pretrained | None) -> Tokenizer:
     return own or start.tokenizer
 
 
-def _check_best_metric(best: str, learner: nn.Module, evaluations: dict[str, Source], batch: dict) -> None:
+def _check_best_metric(
+    best: str, scores: tuple[str, ...], learner: nn.Module, evaluations: dict[str, Source], batch: dict
+) -> None:
     """Raises ValueError for a metric that no evaluation has: it would be missed only when the first one is over."""
     if not best:
         return
@@ -114,7 +116,7 @@ def _check_best_metric(best: str, learner: nn.Module, evaluations: dict[str, Sou
         return learner.apply({"params": params}, learner.corrupt(jax.random.key(0), 0, batch), False)
 
     names = jax.eval_shape(metrics, nn.unbox(abstract_parameters(learner, batch)), batch)
-    names = [f"{source}/{name}" for source in evaluations for name in names]
+    names = [f"{source}/{name}" for source in evaluations for name in (*names, *scores)]
     if best not in names:
         raise ValueError(f"best_metric {best!r} is none of the metrics of an evaluation: {', '.join(names)}")
 

@@ -175,6 +175,8 @@ def describe(run: Resolved, baselines: dict[str, dict[str, float]], start: int) 
         lines.append(f"{', '.join(run.initial)} from {experiment.init_from}; everything else is new")
     if start:
         lines.append(f"continues after step {start:,}")
+    else:
+        lines += experiment.task.preview(run.train_source, run.tokenizer)
     for name, values in baselines.items():
         lines.append(f"{name}, without looking at the input: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
     return lines

@@ -1,11 +1,11 @@
 """Continues the pre-training of a model on one's own text (Gururangan et al. 2020, arXiv 2004.10964).
 
     python tools/prepare_corpus.py TEXT... --valid HELD_OUT --tokenizer MODEL --output runs/domain
-    python experiments/continue_pretraining.py --workdir runs/continued --init-from MODEL --task.corpus runs/domain \
-        --task.also runs/wikipedia
+    python experiments/continue_pretraining.py --workdir runs/continued --init-from MODEL --corpus runs/domain \
+        --also runs/wikipedia
 
 MODEL is all that `bert_jax.load` opens: a run, a Hugging Face or Google folder, a name on the hub. The optimizer is
-new, the learning rate low. A model that comes without an MLM head gets a new one, which the log says. `--task.also`
+new, the learning rate low. A model that comes without an MLM head gets a new one, which the log says. `--also`
 names corpora whose held-out splits are evaluated, too: what is gained in the new domain and what is lost in the old
 one. The first evaluation is before the first update. The perplexity is exp of `mlm/loss`.
 """

@@ -1,7 +1,7 @@
 """Fine-tunes a pre-trained encoder on IMDb, the sentiment of whole film reviews (Maas et al. 2011).
 
     python experiments/imdb.py --workdir runs/imdb --init-from runs/mini \
-        --task.train-file imdb/train.jsonl --task.valid-file imdb/test.jsonl
+        --data.train imdb/train.jsonl --data.valid imdb/test.jsonl
 
 Three epochs of 32 reviews, cut to the rows that the encoder was pre-trained on. `--random-weights` is the same from
 scratch.
@@ -9,6 +9,7 @@ scratch.
 
 from pathlib import Path
 
+from bert_jax.data.tables import Tables
 from bert_jax.experiment import Experiment
 from bert_jax.learners.multitask import Multitask
 from bert_jax.objectives.classify import Classify
@@ -19,7 +20,7 @@ from bert_jax.training.optim import BertAdam
 
 def config() -> Experiment:
     return Experiment(
-        task=Classification(Path("imdb/train.jsonl"), Path("imdb/test.jsonl"), ("text",), max_length=128),
+        task=Classification(Tables("imdb/train.jsonl", ("imdb/test.jsonl",)), max_length=128, name="IMDb"),
         learner=Multitask(None, {"classify": Classify()}),
         optimizer=BertAdam(learning_rate=1e-4, warmup=0.1),
         init_from=Path("runs/mini"),

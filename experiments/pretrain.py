@@ -2,7 +2,7 @@
 
     python tools/train_tokenizer.py TEXT... --output runs/vocab --vocab-size 8192
     python tools/prepare_corpus.py TEXT... --valid HELD_OUT --tokenizer runs/vocab --output runs/corpus
-    python experiments/pretrain.py --workdir runs/mini --task.corpus runs/corpus
+    python experiments/pretrain.py --workdir runs/mini --corpus runs/corpus
 
 The defaults are a BERT-mini on one machine: 20,000 updates of 64 rows of 128 tokens. The paper's base model: edit the
 size, and `--batch-size 256 --steps 1000000 --optimizer.warmup 10000 --optimizer.learning-rate 1e-4`, with rows of 128

@@ -3,7 +3,7 @@
     python tools/train_tokenizer.py TEXT... --output runs/vocab --vocab-size 8192
     python tools/prepare_corpus.py TEXT... --valid HELD_OUT --tokenizer runs/vocab --output runs/corpus \
         --max-seq-length 64 --dupe-factor 5
-    JAX_NUM_CPU_DEVICES=2 python experiments/pretrain_mini.py --workdir runs/mini --task.corpus runs/corpus
+    JAX_NUM_CPU_DEVICES=2 python experiments/pretrain_mini.py --workdir runs/mini --corpus runs/corpus
 
 `experiments/pretrain.py` has the paper's settings, with which the same model was still at what single words tell after
 240,000 rows (MLM accuracy 0.153); with these it leaves that plateau after 50,000 rows and reaches 0.308 at 416,000:

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from bert_jax.data.corpus import CorpusConfig, build_corpus
 from bert_jax.data.docstrings import LibraryTask, held_out, library_task, read
+from bert_jax.data.tables import Tables
 from bert_jax.experiment import Experiment
 from bert_jax.learners.multitask import Multitask
 from bert_jax.models.bert import bert
@@ -65,7 +66,12 @@ def fine_tuning(workdir: Path, random_weights: bool) -> Experiment:
     """Library classification from the pre-trained encoder, or from random weights of the same shape."""
     return Experiment(
         task=Classification(
-            workdir / "train.jsonl", workdir / "valid.jsonl", ("text",), "library", max_length=128, train_limit=LABELS
+            Tables(
+                str(workdir / "train.jsonl"),
+                (str(workdir / "valid.jsonl"),),
+                label_column="library",
+                train_limit=LABELS,
+            )
         ),
         learner=Multitask(None, {"classify": Classify()}),
         optimizer=BertAdam(learning_rate=5e-4, warmup=0.1, bias_correction=True),

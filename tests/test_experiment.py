@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bert_jax import experiment as experiment_module
+from bert_jax.data.tables import Tables
 from bert_jax.experiment import Experiment, claim_workdir, decode, encode, parse, write_environment
 from bert_jax.learners.multitask import Multitask
 from bert_jax.models.bert import Bert
@@ -44,7 +45,7 @@ def pretraining():
 
 def fine_tuning():
     return Experiment(
-        task=Classification(Path("train.tsv"), Path("dev.tsv"), ("question", "sentence")),
+        task=Classification(Tables("train.tsv", ("dev.tsv",), text_columns=("question", "sentence"))),
         learner=Multitask(None, {"classify": Classify(num_classes=2)}),
         optimizer=AdamW(warmup=0.25),
         init_from=Path("runs/mini"),
@@ -68,9 +69,8 @@ def test_the_record_gives_the_same_experiment(config):
 def test_paths_come_back_as_paths():
     """Also where the field may be None; a string field stays a string."""
     read = decode(json.loads(json.dumps(encode(fine_tuning()))))
-    assert read.task.train_file == Path("train.tsv") and isinstance(read.task.train_file, Path)
+    assert read.task.data.train == "train.tsv" and read.task.data.text_columns == ("question", "sentence")
     assert isinstance(read.init_from, Path)
-    assert read.task.text_columns == ("question", "sentence") and read.task.label_column == "label"
     assert read.learner.encoder is None
     assert decode(encode(pretraining())).init_from is None
 
@@ -114,7 +114,7 @@ def test_epochs_make_steps():
 def test_flags_override_numbers():
     """At any depth; everything else stays as in the file."""
     workdir, read = parse(pretraining, ["--workdir", "runs/x", "--steps", "7", "--optimizer.learning-rate", "3e-4",
-                                        "--learner.encoder.num-layers", "3", "--task.corpus", "elsewhere",
+                                        "--learner.encoder.num-layers", "3", "--corpus", "elsewhere",
                                         "--mesh.fsdp", "2", "--best-metric", "valid/mlm/loss"])  # fmt: skip
     assert workdir == Path("runs/x")
     wanted = pretraining()
@@ -272,7 +272,7 @@ def test_help_and_bad_values_of_an_example_file(tmp_path):
     failed = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert failed.stderr == "error: give steps or epochs, one of them: steps is 20000, epochs is 3.0\n"
-    arguments = ["--workdir", str(tmp_path / "w"), "--task.corpus", str(tmp_path / "none")]
+    arguments = ["--workdir", str(tmp_path / "w"), "--corpus", str(tmp_path / "none")]
     failed = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
     assert failed.returncode == 1 and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
     assert not (tmp_path / "w").exists()

@@ -14,6 +14,7 @@ import pytest
 from bert_jax.data.corpus import CorpusConfig, build_corpus
 from bert_jax.data.documents import Document
 from bert_jax.data.loader import TrainingBatches
+from bert_jax.data.tables import Tables
 from bert_jax.experiment import Experiment, claim_workdir
 from bert_jax.learners.multitask import Multitask
 from bert_jax.models.bert import Bert
@@ -69,7 +70,7 @@ def fine_tuning(pretrained):
         rows = [{"text": 4 * f"{topic}l ", "label": topic} for topic in 8 * "abcd"]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return Experiment(
-        task=Classification(folder / "train.jsonl", folder / "valid.jsonl", max_length=16),
+        task=Classification(Tables(str(folder / "train.jsonl"), (str(folder / "valid.jsonl"),)), max_length=16),
         learner=Multitask(None, {"classify": Classify()}),
         init_from=pretrained,
         epochs=2.0,
@@ -249,16 +250,17 @@ def test_classes_that_the_head_contradicts(refused, fine_tuning):
 def test_a_label_outside_the_classes(refused, fine_tuning, tmp_path):
     """File and line of the held-out row."""
     (tmp_path / "valid.jsonl").write_text('{"text": "al", "label": "a"}\n{"text": "al", "label": "e"}\n')
-    task = dataclasses.replace(fine_tuning.task, valid_file=tmp_path / "valid.jsonl")
-    refused(change(fine_tuning, task=task), r"valid\.jsonl, line 2: label 'e' is none of the classes")
+    data = dataclasses.replace(fine_tuning.task.data, valid=(str(tmp_path / "valid.jsonl"),))
+    refused(change(fine_tuning, task=Classification(data)), r"valid\.jsonl, line 2: label 'e' is none of the classes")
 
 
 def test_files_that_are_missing(refused, pretraining, fine_tuning, tmp_path):
     """The corpus, the labelled file, the run to start from, its checkpoints."""
     gone = tmp_path / "gone"
+    tables = Tables(str(gone / "a.tsv"), (str(gone / "b.tsv"),))
     for experiment, message in (
         (change(pretraining, task=Pretraining(gone)), "gone is not a finished corpus folder"),
-        (change(fine_tuning, task=Classification(gone / "a.tsv", gone / "b.tsv")), r"gone/a\.tsv: no such file"),
+        (change(fine_tuning, task=Classification(tables)), r"gone/a\.tsv: no such file"),
         (change(fine_tuning, init_from=gone), "gone is not a folder"),
     ):
         refused(experiment, message, FileNotFoundError)

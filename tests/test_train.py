@@ -11,6 +11,7 @@ import pytest
 
 from bert_jax import evaluate
 from bert_jax import train as train_module
+from bert_jax.data.tables import Tables
 from bert_jax.experiment import Experiment
 from bert_jax.learners.multitask import Multitask
 from bert_jax.models.bert import Bert
@@ -67,7 +68,7 @@ def fine_tuning(pretrained):
             lines.append(f"topic {topic}\t" + " ".join(topic + last for last in rng.choice(list("lmn"), 4)))
         (workdir / f"{name}.tsv").write_text("\n".join(lines) + "\n")
     return Experiment(
-        task=Classification(workdir / "train.tsv", workdir / "valid.tsv", max_length=8),
+        task=Classification(Tables(str(workdir / "train.tsv"), (str(workdir / "valid.tsv"),)), max_length=8),
         learner=Multitask(None, {"classify": Classify(init_stddev=STDDEV)}),
         optimizer=BertAdam(learning_rate=5e-3),
         init_from=pretrained[0],

@@ -7,7 +7,7 @@ new tokenizer and continue the pre-training:
     python tools/extend_vocabulary.py MODEL novels/*.xz --output runs/extended --pieces 1000
     python tools/prepare_corpus.py novels/*.xz --tokenizer runs/extended/tokenizer --output runs/novels
     python experiments/continue_pretraining.py --workdir runs/continued --init-from runs/extended \
-        --task.corpus runs/novels
+        --corpus runs/novels
 """
 
 import sys

@@ -20,9 +20,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from bert_jax.data.card import card_table
 from bert_jax.data.corpus import TRAIN, VALID, CorpusConfig, build_corpus
 from bert_jax.data.documents import Format, TextFiles, TfdsText
+from bert_jax.data.tfds import PREFIX
 from bert_jax.text import tokenizer as tokenizers
-
-TFDS_PREFIX = "tfds:"
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,11 @@ class Arguments:
 
 def source(names: tuple[str, ...], split: str, arguments: Arguments) -> TextFiles | TfdsText:
     """The documents of text files or of one TFDS data set."""
-    if not any(name.startswith(TFDS_PREFIX) for name in names):
+    if not any(name.startswith(PREFIX) for name in names):
         return TextFiles(names, arguments.format)
     if len(names) > 1:
         raise ValueError(f"{', '.join(names)}: give one TFDS data set, or text files")
-    return TfdsText(names[0].removeprefix(TFDS_PREFIX), split, arguments.tfds_field, arguments.tfds_dir)
+    return TfdsText(names[0].removeprefix(PREFIX), split, arguments.tfds_field, arguments.tfds_dir)
 
 
 def prepare(arguments: Arguments, console: Console) -> None:

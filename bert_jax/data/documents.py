@@ -11,6 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from bert_jax.data.tfds import numbered_records, open_records
+
 Format = Literal["auto", "plain", "sentences", "wikiextractor"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
@@ -208,44 +210,27 @@ class TfdsText:
     field: str | None = None
     data_dir: str | None = None
 
-    READ_AT_ONCE = 64  # records; single reads are many times slower
-
     def __iter__(self) -> Iterator[Document]:
         records, field = self._open()
-        for start in range(0, len(records), self.READ_AT_ONCE):
-            stop = min(start + self.READ_AT_ONCE, len(records))
-            for index, record in enumerate(records.__getitems__(list(range(start, stop))), start):
-                try:
-                    text = record[field].decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise ValueError(
-                        f"TFDS {self.name}, split {self.split}, record {index}, field {field!r}: not UTF-8 at byte "
-                        f"offset {error.start}"
-                    ) from error
-                paragraphs = wiki40b_paragraphs(text) if "_START_ARTICLE_" in text else as_document(text).paragraphs
-                if paragraphs:
-                    yield Document(paragraphs)
+        for index, record in numbered_records(records):
+            try:
+                text = record[field].decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"TFDS {self.name}, split {self.split}, record {index}, field {field!r}: not UTF-8 at byte "
+                    f"offset {error.start}"
+                ) from error
+            paragraphs = wiki40b_paragraphs(text) if "_START_ARTICLE_" in text else as_document(text).paragraphs
+            if paragraphs:
+                yield Document(paragraphs)
 
     def describe(self) -> list[dict]:
         """What the corpus card says of the data set: name, split and field; there is no single file to hash."""
         return [{"tfds": self.name, "split": self.split, "field": self._open()[1]}]
 
     def _open(self) -> tuple[Sequence[dict], str]:
-        # Imported here: the import takes a second, and only this source needs it. The submodules register builders that
-        # are "not found" without TensorFlow otherwise.
-        import tensorflow_datasets as tfds
-        import tensorflow_datasets.summarization
-        import tensorflow_datasets.text
-        import tensorflow_datasets.translate
-
-        try:
-            builder = tfds.builder(self.name, data_dir=self.data_dir)
-            field = self._text_field([key for key, kind in builder.info.features.items() if _is_text(tfds, kind)])
-            records = tfds.data_source(self.name, split=self.split, data_dir=self.data_dir)
-        except Exception as error:  # TFDS raises many kinds, some with pages of text: all mean that it cannot be read
-            reason = str(error).strip().split("\n")[0]
-            raise ValueError(f"TFDS data set {self.name!r}, split {self.split!r}: cannot be read: {reason}") from error
-        return records, field
+        records, features = open_records(self.name, self.split, self.data_dir)
+        return records, self._text_field([key for key, feature in features.items() if _is_text(feature)])
 
     def _text_field(self, fields: list[str]) -> str:
         field = self.field or (fields[0] if len(fields) == 1 else "text")
@@ -254,7 +239,9 @@ class TfdsText:
         return field
 
 
-def _is_text(tfds: object, feature: object) -> bool:
+def _is_text(feature: object) -> bool:
+    import tensorflow_datasets as tfds
+
     # ClassLabel and others derive from Tensor, Text from Tensor too: only Text holds strings that are prose.
     return isinstance(feature, tfds.features.Text)
 

@@ -17,7 +17,8 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """The examples `indices` [n]; every array has leading axis n; `example` uint32 [n] are the indices."""
+        """The examples `indices` [n]; every array has a leading axis of rows: n of them, or a multiple of it where an
+        example is several rows, which follow each other; `example` uint32 is the number of each row."""
         ...
 
 
@@ -43,7 +44,7 @@ class TrainingBatches:
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         places = range(step * self._batch_size, (step + 1) * self._batch_size)[self._rows]
         batch = self._source.read(np.array([self._order[place] for place in places]))
-        return batch | {"weight": np.ones(len(places), np.float32)}
+        return batch | {"weight": np.ones(len(batch["example"]), np.float32)}
 
     def stream(self, start: int, stop: int, prefetch: int = 4) -> Iterator[dict[str, np.ndarray]]:
         """Batches of the steps from `start` to `stop`, read ahead by `prefetch` in threads, in order."""
@@ -56,4 +57,5 @@ def evaluation_batches(source: Source, batch_size: int) -> Iterator[dict[str, np
     for start in range(0, len(source), batch_size):
         indices = np.arange(start, start + batch_size)
         real = indices < len(source)
-        yield source.read(np.where(real, indices, 0)) | {"weight": real.astype(np.float32)}
+        batch = source.read(np.where(real, indices, 0))
+        yield batch | {"weight": np.repeat(real.astype(np.float32), len(batch["example"]) // batch_size)}

@@ -58,7 +58,15 @@ class Pretraining:
             "nsp/accuracy": float(held_out_labels[labels.argmax()]),
         }
 
+    metric_names = ()
+
+    def score(self, predictions: dict[str, np.ndarray], evaluation: "Instances") -> dict[str, float]:
+        return {}
+
     def rows(self, predictions: dict[str, np.ndarray], evaluation: "Instances") -> list[dict]:
+        return []
+
+    def preview(self, train: "Instances", tokenizer: Tokenizer) -> list[str]:
         return []
 
     @cached_property

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bert_jax.data.tables import Tables
 from bert_jax.learners.multitask import Multitask
 from bert_jax.objectives.classify import Classify
 from bert_jax.tasks.classification import Classification
@@ -11,12 +12,13 @@ from bert_jax.text.wordpiece import WordPiece
 TOKENIZER = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"])
 
 
-def task_of(tmp_path, train, valid=None, **options):
+def task_of(tmp_path, train, valid=None, metrics=(), **options):
     """A task over TSV files with the given (text, label) rows."""
     for name, rows in (("train", train), ("valid", valid or train)):
         lines = ["text\tlabel", *(f"{text}\t{label}" for text, label in rows)]
         (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n")
-    return Classification(tmp_path / "train.tsv", tmp_path / "valid.tsv", max_length=8, **options)
+    data = Tables(str(tmp_path / "train.tsv"), (str(tmp_path / "valid.tsv"),), **options)
+    return Classification(data, max_length=8, metrics=metrics)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,7 @@ def test_classes_are_the_sorted_labels(tmp_path, labels, classes):
     """Numbers by value, then words by the alphabet: the same numbers of the classes in every process."""
     task = task_of(tmp_path, [("a", label) for label in labels])
     assert task.classes == classes
-    assert task.train(TOKENIZER).labels.tolist() == [classes.index(label) for label in labels]
+    assert task.train(TOKENIZER).targets["label"].tolist() == [classes.index(label) for label in labels]
 
 
 def test_sources(tmp_path):
@@ -42,16 +44,17 @@ def test_sources(tmp_path):
     assert task.train(TOKENIZER).read(np.array([0, 1]))["tokens"][:, 1].tolist() == [5, 6]
     evaluations = task.evaluations(TOKENIZER)
     assert list(evaluations) == ["valid"]
-    assert evaluations["valid"].labels.tolist() == [1] and evaluations["valid"].max_length == 8
+    assert evaluations["valid"].targets["label"].tolist() == [1] and evaluations["valid"].max_length == 8
 
 
 def test_pairs(tmp_path):
     """Two fields are a pair, in the order given."""
     (tmp_path / "train.tsv").write_text("q\ta\tlabel\na\tb b\t1\n")
-    task = Classification(tmp_path / "train.tsv", tmp_path / "train.tsv", ("a", "q"), max_length=8)
+    path = str(tmp_path / "train.tsv")
+    task = Classification(Tables(path, (path,), text_columns=("a", "q")), max_length=8)
     assert task.train(TOKENIZER).read(np.array([0]))["tokens"].tolist() == [[2, 6, 6, 3, 5, 3, 0, 0]]
     with pytest.raises(ValueError, match=r"text_columns \('a', 'b', 'c'\): one field, or two for a pair"):
-        Classification(tmp_path / "train.tsv", tmp_path / "train.tsv", ("a", "b", "c"))
+        Classification(Tables(path, (path,), text_columns=("a", "b", "c")))
 
 
 def test_a_label_outside_the_classes_names_its_file_and_line(tmp_path):
@@ -65,13 +68,13 @@ def test_train_limit_draws_evenly(tmp_path):
     """A fixed draw without repeats from all rows; another seed draws others; the classes stay those of all rows."""
     rows = [("a " * (i % 6 + 1), str(i)) for i in range(40)]
     task = task_of(tmp_path, rows, train_limit=10)
-    drawn = task.train(TOKENIZER).labels.tolist()
+    drawn = task.train(TOKENIZER).targets["label"].tolist()
     assert len(set(drawn)) == 10 and max(drawn) > 20
     assert len(task.classes) == 40
-    assert task_of(tmp_path, rows, train_limit=10).train(TOKENIZER).labels.tolist() == drawn
-    assert task_of(tmp_path, rows, train_limit=10, train_limit_seed=1).train(TOKENIZER).labels.tolist() != drawn
+    assert task_of(tmp_path, rows, train_limit=10).train(TOKENIZER).targets["label"].tolist() == drawn
+    assert task_of(tmp_path, rows, train_limit=10, draw_seed=1).train(TOKENIZER).targets["label"].tolist() != drawn
     assert len(task.evaluations(TOKENIZER)["valid"]) == 40
-    with pytest.raises(ValueError, match=r"train_limit 41: .*train\.tsv has only 40 rows"):
+    with pytest.raises(ValueError, match=r"train_limit 41: .*train\.tsv has only 40"):
         task_of(tmp_path, rows, train_limit=41).train(TOKENIZER)
 
 
