@@ -8,54 +8,63 @@ restores the experiment of a workdir and evaluates it again, without training.
 import csv
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 import tyro
-from jax.sharding import NamedSharding
 
 from bert_jax.data.loader import Source, evaluation_batches
 from bert_jax.pretrained import load_experiment
 from bert_jax.resolve import Resolved, resolve
-from bert_jax.training.sharding import batch_sharding, parameter_shardings
+from bert_jax.training.sharding import Together, parameter_shardings
 from bert_jax.training.step import abstract_parameters, make_evaluate_step
 
 
 def evaluate(
-    step: Callable, params: Any, seed: Any, source: Source, batch_size: int, sharding: NamedSharding
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Metrics and predictions over every example of a source, each counted once.
+    step: Callable, params: Any, seeds: Any, source: Source, batch_size: int, together: Together
+) -> list[tuple[dict[str, float], dict[str, np.ndarray]]]:
+    """Metrics and predictions of each run over every example of a source, each counted once.
 
     Args:
         step: of `training.step.make_evaluate_step`.
-        params, seed: of the training state.
-        batch_size: rows; the last batch is filled up with rows of weight 0.
+        params, seeds: of the training state; of several runs with a leading axis.
+        batch_size: examples; the last batch is filled up with rows of weight 0.
     """
-    sums: dict[str, np.ndarray] = {}
-    predictions: dict[str, list[np.ndarray]] = {}
+    sums: list[dict[str, np.ndarray]] = [{} for _ in range(together.count)]
+    predictions: list[dict[str, list[np.ndarray]]] = [{} for _ in range(together.count)]
     for batch in evaluation_batches(source, batch_size):
         real = batch["weight"] > 0
-        metrics, predicted = jax.device_get(step(params, seed, jax.device_put(batch, sharding)))
-        for name, mean in metrics.items():
-            sums[name] = sums.get(name, 0) + np.array([mean.total, mean.count], np.float64)
-        for name, values in predicted.items():
-            predictions.setdefault(name, []).append(values[real])
-    means = {name: float(total / max(count, 1e-12)) for name, (total, count) in sums.items()}
-    return means, {name: np.concatenate(values) for name, values in predictions.items()}
+        found = jax.device_get(step(params, seeds, jax.device_put(batch, together.shared_batch)))
+        for run, (metrics, predicted) in enumerate(together.split(found)):
+            for name, mean in metrics.items():
+                sums[run][name] = sums[run].get(name, 0) + np.array([mean.total, mean.count], np.float64)
+            for name, values in predicted.items():
+                predictions[run].setdefault(name, []).append(values[real])
+    return [
+        (
+            {name: float(total / max(count, 1e-12)) for name, (total, count) in of_run.items()},
+            {name: np.concatenate(values) for name, values in predicted.items()},
+        )
+        for of_run, predicted in zip(sums, predictions, strict=True)
+    ]
 
 
-def evaluate_all(run: Resolved, step: Callable, params: Any, workdir: Path) -> dict[str, float]:
-    """Metrics of every held-out source as `source/metric`; writes `predictions-<source>.tsv` if the task has rows."""
-    seed, sharding, size = np.uint32(run.experiment.seed), batch_sharding(run.mesh), run.experiment.eval_batch_size
-    metrics = {}
+def evaluate_all(
+    run: Resolved, step: Callable, params: Any, seeds: Sequence[int], workdirs: Sequence[Path]
+) -> list[dict[str, float]]:
+    """Metrics of each run on every held-out source as `source/metric`; writes `predictions-<source>.tsv` into its
+    workdir if the task has rows."""
+    task, size = run.experiment.task, run.experiment.eval_batch_size
+    numbers = np.array(seeds, np.uint32)
+    metrics: list[dict[str, float]] = [{} for _ in workdirs]
     for name, source in run.evaluations.items():
-        means, predictions = evaluate(step, params, seed, source, size, sharding)
-        means |= run.experiment.task.score(predictions, source)
-        metrics |= {f"{name}/{metric}": value for metric, value in means.items()}
-        write_rows(workdir / f"predictions-{name}.tsv", run.experiment.task.rows(predictions, source))
+        found = evaluate(step, params, numbers if len(seeds) > 1 else numbers[0], source, size, run.together)
+        for own, workdir, (means, predictions) in zip(metrics, workdirs, found, strict=True):
+            own |= {f"{name}/{metric}": value for metric, value in (means | task.score(predictions, source)).items()}
+            write_rows(workdir / f"predictions-{name}.tsv", task.rows(predictions, source))
     return metrics
 
 
@@ -85,7 +94,9 @@ def main(workdir: tyro.conf.Positional[Path], checkpoint: Literal["best", "lates
         sys.exit(f"error: {error}")
     shardings = parameter_shardings(abstract_parameters(run.learner, run.example_batch), run.mesh)
     params = jax.device_put(run.initial, shardings)
-    for name, value in evaluate_all(run, make_evaluate_step(run.learner, shardings, run.mesh), params, workdir).items():
+    step = make_evaluate_step(run.learner, shardings, run.together)
+    (metrics,) = evaluate_all(run, step, params, [run.experiment.seed], [workdir])
+    for name, value in metrics.items():
         print(f"{name} {value:.4f}")
 
 

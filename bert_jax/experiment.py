@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import importlib
 import importlib.metadata
+import inspect
 import json
 import os
 import shutil
@@ -46,6 +47,8 @@ class Experiment:
     """rows of an evaluation batch"""
     seed: int = 12345
     """of initial weights, order, masking and dropout (12345 as create_pretraining_data.py:54)"""
+    seeds: int = 1
+    """runs that are trained at once, with the seeds from `seed` on, each in a folder of its own in the workdir"""
     init_from: Path | None = None
     """what to start from, all that `load` opens (a workdir, a Hugging Face or Google folder, a name on the hub): its
     encoder, its tokenizer, and the heads that both have"""
@@ -53,6 +56,9 @@ class Experiment:
     """which of its checkpoints"""
     random_weights: bool = False
     """take only the architecture and the tokenizer of `init_from`: the from-scratch baseline"""
+    reinitialised_layers: int = 0
+    """this many of the top layers of `init_from`, and the pooler, start from random weights (Zhang et al. 2021, arXiv
+    2006.05987)"""
     dropout: float | None = None
     """of the encoder that comes from `init_from`, on its outputs and its attention; as it was trained if not given"""
     dtype: ComputeDtype | None = None
@@ -73,7 +79,9 @@ class Experiment:
     """how devices share the work"""
 
     def __post_init__(self):
-        for name in ("batch_size", "eval_batch_size", "keep", "log_every", "eval_every", "checkpoint_every"):
+        if self.reinitialised_layers < 0:
+            raise ValueError(f"reinitialised_layers must be 0 or more, got {self.reinitialised_layers}")
+        for name in ("seeds", "batch_size", "eval_batch_size", "keep", "log_every", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if (self.steps > 0) == (self.epochs > 0):
@@ -85,10 +93,12 @@ class Experiment:
                 raise ValueError(
                     f"{name} is for an encoder from init_from; this learner has its own, which says it itself"
                 )
+        if self.reinitialised_layers and (self.init_from is None or self.random_weights):
+            raise ValueError("reinitialised_layers are those of the weights of init_from, of which there are none")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be between 0 and 2**32 - 1, got {self.seed}")
+        if not 0 <= self.seed <= 2**32 - self.seeds:
+            raise ValueError(f"seed must be between 0 and 2**32 - {self.seeds}, got {self.seed}")
 
     def total_steps(self, examples: int) -> int:
         """Updates of the run. Raises ValueError where the epochs make none."""
@@ -102,16 +112,26 @@ class Experiment:
 FREE_FIELDS = ("mesh", "keep", "log_every", "checkpoint_every", "eval_batch_size")
 
 
-def parse(config: Callable[[], Experiment], args: list[str] | None = None) -> tuple[Path, Experiment]:
-    """Workdir and experiment from the command line; flags override the numbers of `config()`."""
+def parse(config: Callable[..., Experiment], args: list[str] | None = None) -> tuple[Path, Experiment]:
+    """Workdir and experiment from the command line; flags override the numbers of `config()`.
+
+    Where `config` has parameters of its own, they are arguments, too: `experiments/glue.py CoLA --folder GLUE ...`.
+    """
+    description = sys.modules[config.__module__].__doc__
+    if inspect.signature(config).parameters:
+        args = sys.argv[1:] if args is None else args
+        asked = args[:1] in (["--help"], ["-h"])  # later among the arguments it asks for the flags of the experiment
+        made, args = tyro.cli(config, args=args, description=description, return_unknown_args=True, add_help=asked)
+    else:
+        made = config()
 
     @dataclasses.dataclass(frozen=True)
     class Run:
         workdir: Path
         """folder of the run: a new one, or that of an interrupted run of the same experiment"""
-        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = dataclasses.field(default_factory=config)
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = dataclasses.field(default_factory=lambda: made)
 
-    run = tyro.cli(Run, args=args, description=sys.modules[config.__module__].__doc__)
+    run = tyro.cli(Run, args=args, description=description)
     return run.workdir, run.experiment
 
 

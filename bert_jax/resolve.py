@@ -14,7 +14,7 @@ from bert_jax.experiment import Experiment
 from bert_jax.learners.multitask import Multitask
 from bert_jax.pretrained import Pretrained, load, load_architecture
 from bert_jax.text.tokenizer import Tokenizer
-from bert_jax.training.sharding import check_batch_size
+from bert_jax.training.sharding import Together, check_batch_size
 from bert_jax.training.step import abstract_parameters
 
 
@@ -29,6 +29,7 @@ class Resolved:
         train_source: training examples.
         evaluations: held-out examples by name.
         mesh: over all devices.
+        together: the runs that are trained at once, on that mesh.
         steps: updates of the whole run.
         initial: parameters to start from, by top-level name; empty for random weights.
         example_batch: the first rows of the training data, for shapes.
@@ -40,6 +41,7 @@ class Resolved:
     train_source: Source
     evaluations: dict[str, Source]
     mesh: Mesh
+    together: Together
     steps: int
     initial: dict[str, Any]
     example_batch: dict[str, np.ndarray]
@@ -52,8 +54,9 @@ def resolve(experiment: Experiment) -> Resolved:
     devices, the shapes of the parameters to start from.
     """
     mesh = experiment.mesh.build()
-    check_batch_size(experiment.batch_size, mesh)
-    check_batch_size(experiment.eval_batch_size, mesh)
+    together = Together(mesh, experiment.seeds)
+    check_batch_size(experiment.batch_size, together)
+    check_batch_size(experiment.eval_batch_size, together)
     start = None
     if experiment.init_from is not None:
         if experiment.random_weights:
@@ -87,7 +90,12 @@ def resolve(experiment: Experiment) -> Resolved:
     _check_best_metric(experiment.best_metric, task.metric_names, learner, evaluations, batch)
     _check_heads(learner, start)
     initial = _initial(learner, start, batch)
-    return Resolved(experiment, learner, tokenizer, source, evaluations, mesh, steps, initial, batch)
+    if experiment.reinitialised_layers > learner.encoder.num_layers:
+        raise ValueError(
+            f"reinitialised_layers {experiment.reinitialised_layers}, but the encoder has only "
+            f"{learner.encoder.num_layers} layers"
+        )
+    return Resolved(experiment, learner, tokenizer, source, evaluations, mesh, together, steps, initial, batch)
 
 
 def _tokenizer(experiment: Experiment, start: Pretrained | None) -> Tokenizer:

@@ -3,25 +3,26 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bert_jax.data.loader import TrainingBatches
+from bert_jax.data.loader import TrainingBatches, stream
 from bert_jax.evaluate import evaluate_all
-from bert_jax.experiment import Experiment, claim_workdir, parse, write_environment
+from bert_jax.experiment import Experiment, parse, write_environment
+from bert_jax.members import Members
 from bert_jax.nn.dot import compute_dtype
-from bert_jax.pretrained import write_learner
 from bert_jax.resolve import Resolved, resolve
-from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.curves import plot_curves
 from bert_jax.training.flops import dot_flops, peak_flops
-from bert_jax.training.health import Health, Stuck
-from bert_jax.training.log import METRICS_FILE, Logger
+from bert_jax.training.health import Stuck
+from bert_jax.training.log import METRICS_FILE
 from bert_jax.training.meter import Meter
-from bert_jax.training.sharding import batch_sharding
+from bert_jax.training.sharding import Together
 from bert_jax.training.step import (
     State,
     abstract_parameters,
@@ -37,7 +38,7 @@ from bert_jax.training.work_memory import keep_work_memory
 STOPPED = 75
 
 
-def main(config: Callable[[], Experiment]) -> None:
+def main(config: Callable[..., Experiment]) -> None:
     """Runs an experiment file: `python experiments/NAME.py --workdir DIR [--flag value ...]`.
 
     Bad input ends with one line; `python -X dev` shows where it was found.
@@ -52,7 +53,8 @@ def main(config: Callable[[], Experiment]) -> None:
 
 
 def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
-    """Trains, or continues where an interrupted run stopped; returns the metrics of the last evaluation.
+    """Trains, or continues where an interrupted run stopped; returns the metrics of the last evaluation, of several
+    seeds their means.
 
     Raises ValueError and FileNotFoundError for bad input before anything is compiled or written, FloatingPointError
     where the loss is no number, and SystemExit(75) after SIGTERM, with everything saved.
@@ -60,79 +62,100 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
     # ---- data, model, optimizer: what can be wrong is found here -----------------------------------------------------
     keep_work_memory()
     run = resolve(experiment)
-    experiment, learner, total = run.experiment, run.learner, run.steps
+    experiment, learner, together, total = run.experiment, run.learner, run.together, run.steps
     optimizer, schedule = experiment.optimizer.build(total), experiment.optimizer.schedule(total)
-    shardings, rows = state_shardings(learner, optimizer, run.example_batch, run.mesh), batch_sharding(run.mesh)
-    claim_workdir(workdir, experiment)
-    run.tokenizer.save(workdir / "tokenizer")
-    write_learner(workdir, learner)
-    write_environment(workdir)
-
-    # ---- state: the latest checkpoint, or new ------------------------------------------------------------------------
-    best = experiment.best_metric or None
-    checkpoints = Checkpoints(
-        workdir / "checkpoints",
-        keep=experiment.keep,
-        best=best,
-        mode="min" if best and best.endswith("loss") else "max",
-    )
-    state = starting_state(run, optimizer, shardings, checkpoints)
-    start = int(state.step)
-
-    # ---- the steps ---------------------------------------------------------------------------------------------------
-    train_step = make_train_step(learner, optimizer, shardings, run.mesh)
-    evaluate_step = make_evaluate_step(learner, shardings.params, run.mesh)
-    batches = TrainingBatches(run.train_source, experiment.batch_size, experiment.seed)
-    meter = Meter(schedule, experiment.batch_size, *speed_limit(run))
+    alone = state_shardings(learner, optimizer, run.example_batch, run.mesh)
+    shardings = together.own(alone)
     baselines = {name: experiment.task.baselines(run.train_source, data) for name, data in run.evaluations.items()}
-    health = Health(stuck_signs(baselines, total))
-    results: dict[str, float] = {}
-    with Logger(workdir, total, start) as log, StopSignal() as stop, checkpoints:
+    with Members(run, workdir, baselines, stuck_signs(baselines, total)) as members, StopSignal() as stop:
+        write_environment(workdir)
+
+        # ---- state: the latest checkpoint, or new --------------------------------------------------------------------
+        state = starting_state(run, optimizer, shardings, alone, members)
+        start = members.latest_step or 0
+
+        # ---- the steps -----------------------------------------------------------------------------------------------
+        train_step = make_train_step(learner, optimizer, shardings, together)
+        evaluate_step = make_evaluate_step(learner, shardings.params, together)
+        one_of = jax.jit(lambda state, i: jax.tree.map(lambda leaf: leaf[i], state), out_shardings=alone)
+        orders = [TrainingBatches(run.train_source, experiment.batch_size, seed) for seed in members.seeds]
+        meter = Meter(together, schedule, experiment.batch_size, *speed_limit(run))
+        results: list[dict[str, float]] = []
+        members.start(start)
         for line in describe(run, baselines, start):
-            log.message(line)
+            members.message(line)
         if experiment.eval_first and start == 0:
-            log.log(0, evaluate_all(run, evaluate_step, state.params, workdir))
+            members.evaluated(0, evaluate_all(run, evaluate_step, state.params, members.seeds, members.workdirs))
             meter.restart()
-        for step, batch in enumerate(batches.stream(start, total), start + 1):
-            state, metrics = train_step(state, jax.device_put(batch, rows))
+        batches = stream(lambda step: together.stack([order[step] for order in orders]), start, total)
+        for step, batch in enumerate(batches, start + 1):
+            state, metrics = train_step(state, jax.device_put(batch, together.batch))
             meter.add(metrics)
-            last, evaluated = step == total, {}
+            last, evaluated = step == total, []
             if last or stop.requested or step % experiment.log_every == 0:
-                trained = {f"train/{name}": value for name, value in meter.read(step).items()}
-                log.log(step, trained)
-                for warning in health.check(step, trained):
-                    log.warn(warning)
+                members.trained(step, meter.read(step))
             if last or step % experiment.eval_every == 0:
                 meter.pause()
-                results = evaluated = evaluate_all(run, evaluate_step, state.params, workdir)
-                log.log(step, evaluated)
+                results = evaluated = evaluate_all(
+                    run, evaluate_step, state.params, members.seeds, members.workdirs
+                )
+                members.evaluated(step, evaluated)
                 meter.restart()
             if last or stop.requested or evaluated or step % experiment.checkpoint_every == 0:
-                checkpoints.save(step, state, evaluated or None)
+                members.save(step, state, evaluated, one_of)
             if stop.requested and not last:
-                log.message(f"stopped after step {step} and saved; the same command continues")
+                members.message(f"stopped after step {step} and saved; the same command continues")
                 raise SystemExit(STOPPED)
+        results = results or evaluate_all(run, evaluate_step, state.params, members.seeds, members.workdirs)
+        means = members.finish(results)
     if start < total:
         limits = next(iter(baselines.values()), None)
         plot_curves({workdir.name: workdir / METRICS_FILE}, workdir / "curves.png", baselines=limits)
-    return results or evaluate_all(run, evaluate_step, state.params, workdir)
+    return means
 
 
 def starting_state(
-    run: Resolved, optimizer: optax.GradientTransformation, shardings: State, checkpoints: Checkpoints
+    run: Resolved, optimizer: optax.GradientTransformation, shardings: State, alone: State, members: Members
 ) -> State:
-    """The latest checkpoint of the workdir; without one, new weights, with those to start from put in their place."""
-    init, seed = make_init(run.learner, optimizer, shardings), np.uint32(run.experiment.seed)
-    if checkpoints.latest_step is None:
-        state = init(seed, run.example_batch)
-        given = jax.device_put(run.initial, {name: shardings.params[name] for name in run.initial})
+    """The latest checkpoint of each run; without one, new weights, with those to start from put in their place.
+
+    `shardings` are those of the runs together, `alone` of one.
+    """
+    together, seeds = run.together, np.array(members.seeds, np.uint32)
+    init = make_init(run.learner, optimizer, shardings, together)
+    if together.count == 1:
+        seeds = seeds[0]
+    latest = members.latest_step
+    if latest is None:
+        state = init(seeds, run.example_batch)
+        given = together.stack([run.initial] * together.count)
+        given = jax.device_put(given, {name: shardings.params[name] for name in run.initial})
+        if run.experiment.reinitialised_layers and "encoder" in given:
+            layers, axis = run.experiment.reinitialised_layers, int(together.count > 1)
+            given["encoder"] = reinitialised(state.params["encoder"], given["encoder"], layers, axis)
         return state.replace(params=state.params | given)
-    abstract = jax.eval_shape(init, seed, run.example_batch)
-    placed = [
-        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-        for leaf, sharding in zip(jax.tree.leaves(abstract), jax.tree.leaves(shardings), strict=True)
-    ]
-    return checkpoints.restore(jax.tree.unflatten(jax.tree.structure(abstract), placed))
+    abstract = jax.eval_shape(
+        make_init(run.learner, optimizer, alone, Together(run.mesh)), np.uint32(0), run.example_batch
+    )
+    placed = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, alone
+    )
+    restored = [checkpoints.restore(placed, latest) for checkpoints in members.checkpoints]
+    if together.count == 1:
+        return restored[0]
+    return jax.device_put(together.stack(jax.device_get(restored)), shardings)
+
+
+def reinitialised(new: Any, given: Any, layers: int, axis: int) -> Any:
+    """The encoder `given` with its pooler and its top `layers`, along `axis` of the stacked layers, from `new`."""
+
+    def bottom_and_top(given, new):
+        kept = given.shape[axis] - layers
+        parts = jnp.split(given, [kept], axis)[0], jnp.split(new, [kept], axis)[1]
+        return jnp.concatenate(parts, axis)
+
+    changed = given | {"layers": jax.tree.map(bottom_and_top, given["layers"], new["layers"])}
+    return changed | {name: new[name] for name in ("pooler",) if name in new}
 
 
 def speed_limit(run: Resolved) -> tuple[float, float]:
@@ -169,10 +192,13 @@ def describe(run: Resolved, baselines: dict[str, dict[str, float]], start: int) 
         f"vocabulary of {encoder.vocab_size:,}",
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh "
         + " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items()),
-        f"{len(run.train_source):,} training examples ({held_out}); {run.steps:,} steps of {experiment.batch_size}",
+        f"{len(run.train_source):,} training examples ({held_out}); {run.steps:,} steps of {experiment.batch_size}"
+        + (f", {experiment.seeds} seeds at once" if experiment.seeds > 1 else ""),
     ]
     if run.initial:
-        lines.append(f"{', '.join(run.initial)} from {experiment.init_from}; everything else is new")
+        top = experiment.reinitialised_layers
+        but = f", but for the pooler and the top {top} layers" if top else ""
+        lines.append(f"{', '.join(run.initial)} from {experiment.init_from}{but}; everything else is new")
     if start:
         lines.append(f"continues after step {start:,}")
     else:

@@ -3,7 +3,7 @@
 A source has `len(source)` and `source.read(indices) -> {name: array [n, ...]}`, and reads whole batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
 import grain
@@ -46,10 +46,13 @@ class TrainingBatches:
         batch = self._source.read(np.array([self._order[place] for place in places]))
         return batch | {"weight": np.ones(len(batch["example"]), np.float32)}
 
-    def stream(self, start: int, stop: int, prefetch: int = 4) -> Iterator[dict[str, np.ndarray]]:
-        """Batches of the steps from `start` to `stop`, read ahead by `prefetch` in threads, in order."""
-        options = grain.ReadOptions(num_threads=min(2, prefetch), prefetch_buffer_size=prefetch)
-        return iter(grain.MapDataset.range(start, stop).map(self.__getitem__).to_iter_dataset(options))
+
+def stream(
+    batch_of: Callable[[int], dict[str, np.ndarray]], start: int, stop: int, prefetch: int = 4
+) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of the steps from `start` to `stop`, read ahead by `prefetch` in threads, in order."""
+    options = grain.ReadOptions(num_threads=min(2, prefetch), prefetch_buffer_size=prefetch)
+    return iter(grain.MapDataset.range(start, stop).map(batch_of).to_iter_dataset(options))
 
 
 def evaluation_batches(source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray]]:

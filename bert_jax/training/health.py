@@ -54,3 +54,22 @@ class Health:
                     f"reaches {sign.value:.4f}: {sign.advice}"
                 )
         return warnings
+
+
+def degenerate(metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> str | None:
+    """Says that a trained model is no better than an answer that ignores the input; None if it is (Mosbach et al. 2021,
+    arXiv 2006.04884, call a fine-tuning run failed that does not beat the majority class).
+
+    Args:
+        metrics: of the last evaluation, `source/head/metric`.
+        baselines: of each source, `head/metric`; where a head has an accuracy it decides, else its loss.
+    """
+    for source, values in baselines.items():
+        for name, value in values.items():
+            head, _, kind = name.rpartition("/")
+            found = metrics.get(f"{source}/{name}")
+            if found is None or (kind == "loss" and f"{head}/accuracy" in values):
+                continue
+            if not math.isfinite(found) or (found >= value if kind == "loss" else found <= value):
+                return f"{source}/{name} is {found:.4f}, and {value:.4f} without looking at the input"
+    return None

@@ -33,13 +33,13 @@ class Logger:
         total_steps: of the whole run.
         start_step: of the checkpoint that this process continues from. Metrics of later steps that an interrupted
             process left behind are dropped, and so is a last line that it did not finish.
-        prefix: what to call the run in its progress, if there are several.
+        console: whether to print; the files are written all the same.
 
     Raises ValueError, with the line's number, if another line of `metrics.jsonl` is not one of metrics.
     """
 
-    def __init__(self, workdir: str | Path, total_steps: int, start_step: int = 0, prefix: str = ""):
-        self._total, self._prefix = total_steps, f"{prefix} " if prefix else ""
+    def __init__(self, workdir: str | Path, total_steps: int, start_step: int = 0, console: bool = True):
+        self._total = total_steps
         self._started, self._first = (start_step, time.monotonic()), None
         self._on = jax.process_index() == 0
         if not self._on:
@@ -52,16 +52,16 @@ class Logger:
         self._tensorboard = SummaryWriter(
             str(Path(workdir) / "tensorboard"), purge_step=start_step + 1, filename_suffix=f".{time.time_ns()}"
         )
-        self._console = rich.console.Console(highlight=False, markup=False, emoji=False)
+        self._console = rich.console.Console(highlight=False, markup=False, emoji=False, quiet=not console)
         self._progress = None
-        if self._console.is_terminal:
+        if console and self._console.is_terminal:
             self._progress = rich.progress.Progress(
                 rich.progress.BarColumn(bar_width=10, table_column=rich.table.Column(min_width=10)),
                 rich.progress.TextColumn("{task.description}", markup=False),
                 console=self._console,
                 refresh_per_second=2,
             )
-            waiting = f"{self._prefix}{start_step:,}/{total_steps:,}  compiling"
+            waiting = f"{start_step:,}/{total_steps:,}  compiling"
             self._task = self._progress.add_task(waiting, total=total_steps, completed=start_step)
             self._progress.start()
 
@@ -87,12 +87,12 @@ class Logger:
     def message(self, text: str) -> None:
         """Prints a line, above the progress if there is one."""
         if self._on:
-            self._console.print(rich.text.Text(self._prefix + text), soft_wrap=True)
+            self._console.print(rich.text.Text(text), soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Prints a line that stands out."""
         if self._on:
-            self._console.print(rich.text.Text(f"{self._prefix}warning: {text}", style="bold yellow"), soft_wrap=True)
+            self._console.print(rich.text.Text(f"warning: {text}", style="bold yellow"), soft_wrap=True)
 
     def close(self) -> None:
         """Ends the progress line and closes the files."""
@@ -117,7 +117,7 @@ class Logger:
         if self._progress is None:
             self.message(line)
         else:
-            self._progress.update(self._task, completed=step, description=self._prefix + line)
+            self._progress.update(self._task, completed=step, description=line)
 
     def _times(self, step: int) -> str:
         """Elapsed time and time left, at the mean rate since the first report, which alone waited for compilation."""

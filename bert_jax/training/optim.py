@@ -33,6 +33,10 @@ class BertAdam:
     """Largest global norm of the gradient, clipped before Adam sees it; None does not clip."""
     bias_correction: bool = False
     """Divide the moments by 1 - b**t, as the Adam paper does and the original does not (steadier on few examples)."""
+    layer_decay: float = 1.0
+    """Learning rate of a layer as a share of that of the layer above it; heads and pooler have the full one."""
+    frozen_layers: int | None = None
+    """Embeddings and this many of the lowest layers are not trained; 0 freezes the embeddings alone, None nothing."""
 
     def __post_init__(self):
         _check(self)
@@ -47,11 +51,15 @@ class BertAdam:
         Order of the original: clip (74), moments (131-137), decay (146-147), learning rate (149). The first update
         has learning rate 0, because the original reads `global_step` before incrementing it (76-83).
         """
-        return optax.chain(
-            optax.identity() if self.clip_norm is None else optax.clip_by_global_norm(self.clip_norm),
-            scale_by_adam(self.b1, self.b2, self.eps, bias_correction=self.bias_correction),
-            optax.add_decayed_weights(self.weight_decay, mask=decayed),
-            optax.scale_by_learning_rate(self.schedule(total_steps)),
+        return layerwise(
+            optax.chain(
+                optax.identity() if self.clip_norm is None else optax.clip_by_global_norm(self.clip_norm),
+                scale_by_adam(self.b1, self.b2, self.eps, bias_correction=self.bias_correction),
+                optax.add_decayed_weights(self.weight_decay, mask=decayed),
+                optax.scale_by_learning_rate(self.schedule(total_steps)),
+            ),
+            self.layer_decay,
+            self.frozen_layers,
         )
 
 
@@ -75,6 +83,10 @@ class AdamW:
     """Decay every parameter, the convention of `optax.adamw`; False spares norms and biases as BERT does."""
     clip_norm: float | None = 1.0
     """Largest global norm of the gradient, clipped before Adam sees it; None does not clip."""
+    layer_decay: float = 1.0
+    """Learning rate of a layer as a share of that of the layer above it; heads and pooler have the full one."""
+    frozen_layers: int | None = None
+    """Embeddings and this many of the lowest layers are not trained; 0 freezes the embeddings alone, None nothing."""
 
     def __post_init__(self):
         _check(self)
@@ -87,12 +99,16 @@ class AdamW:
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """The transformation for a run of `total_steps` updates; its `update` needs the parameters."""
-        return optax.chain(
-            optax.identity() if self.clip_norm is None else optax.clip_by_global_norm(self.clip_norm),
-            optax.adamw(
-                self.schedule(total_steps), self.b1, self.b2, self.eps, mu_dtype=jnp.float32,
-                weight_decay=self.weight_decay, mask=None if self.decay_all else decayed,
+        return layerwise(
+            optax.chain(
+                optax.identity() if self.clip_norm is None else optax.clip_by_global_norm(self.clip_norm),
+                optax.adamw(
+                    self.schedule(total_steps), self.b1, self.b2, self.eps, mu_dtype=jnp.float32,
+                    weight_decay=self.weight_decay, mask=None if self.decay_all else decayed,
+                ),
             ),
+            self.layer_decay,
+            self.frozen_layers,
         )  # fmt: skip
 
 
@@ -105,6 +121,54 @@ def decayed(params):
     return jax.tree_util.tree_map_with_path(
         lambda path, _: not any(word in jax.tree_util.keystr(path).lower() for word in ("norm", "bias")), params
     )
+
+
+def layerwise(
+    optimizer: optax.GradientTransformation, layer_decay: float, frozen_layers: int | None
+) -> optax.GradientTransformation:
+    """`optimizer` with a learning rate that falls from layer to layer, and with its lowest layers frozen.
+
+    The update of layer l = 1..N is scaled by `layer_decay ** (N + 1 - l)`, that of the embeddings (l = 0) by
+    `layer_decay ** (N + 1)`; heads and pooler are not scaled (as ELECTRA fine-tunes, model/optimization.py:181-193).
+    Gradients of frozen parameters are zero before the clipping sees them.
+    """
+    if layer_decay == 1.0 and frozen_layers is None:
+        return optimizer
+
+    def update_scale(depth, top):
+        return layer_decay ** (top - depth) * gradient_scale(depth, top)
+
+    def gradient_scale(depth, top):
+        del top
+        return 1.0 if frozen_layers is None else jnp.float32(depth > frozen_layers)
+
+    return optax.chain(_scale_by_depth(gradient_scale), optimizer, _scale_by_depth(update_scale))
+
+
+def depths(params):
+    """The layer that each leaf of `params` belongs to: 0 for embeddings, l = 1..N along the leading axis of stacked
+    layers, and N + 1 for all else; and N + 1."""
+    named = jax.tree_util.tree_leaves_with_path(params)
+    parts = [[str(key.key) for key in path if hasattr(key, "key")] for path, _ in named]
+    layers = [leaf.shape[0] for names, (_, leaf) in zip(parts, named, strict=True) if "layers" in names]
+    top = max(layers, default=0) + 1
+
+    def depth(names, leaf):
+        if "layers" in names:
+            return jnp.arange(1, leaf.shape[0] + 1).reshape(-1, *(1,) * (leaf.ndim - 1))
+        return jnp.int32(0 if "embeddings" in names else top)
+
+    of_leaves = [depth(names, leaf) for names, (_, leaf) in zip(parts, named, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(params), of_leaves), top
+
+
+def _scale_by_depth(scale) -> optax.GradientTransformation:
+    def update(updates, state, params=None):
+        del params
+        depth, top = depths(updates)
+        return jax.tree.map(lambda leaf, layer: (leaf * scale(layer, top)).astype(leaf.dtype), updates, depth), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def warmup_steps(warmup: int | float, total_steps: int) -> int:
@@ -172,6 +236,8 @@ def _check(optimizer: BertAdam | AdamW) -> None:
         ("b2", 0 <= o.b2 < 1, "at least 0 and below 1"),
         ("eps", 0 < o.eps < math.inf, "a positive number"),
         ("weight_decay", 0 <= o.weight_decay < math.inf, "0 or more"),
+        ("layer_decay", 0 < o.layer_decay <= 1, "above 0 and at most 1"),
+        ("frozen_layers", o.frozen_layers is None or o.frozen_layers >= 0, "0 or more, or None to freeze nothing"),
         ("clip_norm", o.clip_norm is None or 0 < o.clip_norm < math.inf, "a positive number, or None not to clip"),
     ]  # fmt: skip
     for field, holds, wanted in limits:

@@ -4,6 +4,7 @@ A parameter says its axis letters (`Linear("BLD,DF->BLF")` has a kernel `D F`); 
 the mesh axis `fsdp` and `F` over `tensor`; XLA does the communication. On one device every axis has size 1.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,14 +45,70 @@ class MeshShape:
         return jax.make_mesh((data, self.fsdp, self.tensor), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows split over `data` and `fsdp`."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+@dataclass(frozen=True)
+class Together:
+    """Runs that one program trains at once: what each has its own (state, batch) gets a leading axis of runs.
+
+    The runs are dealt out over the mesh axis `data` where it divides them: each device then trains its own, and nothing
+    is communicated. Otherwise every run's rows are. One run alone has no leading axis, and nothing is changed.
+
+    Attributes:
+        mesh: of the devices.
+        count: runs.
+    """
+
+    mesh: Mesh
+    count: int = 1
+
+    @property
+    def axis(self) -> str | None:
+        """The mesh axis that the runs are dealt out over."""
+        return "data" if self.count > 1 and self.count % self.mesh.shape["data"] == 0 else None
+
+    def map(self, function: Callable, in_axes: Any = 0) -> Callable:
+        """`function` of one run as a function of all of them; `in_axes` as in `jax.vmap`."""
+        return function if self.count == 1 else jax.vmap(function, in_axes, spmd_axis_name=self.axis)
+
+    def own(self, shardings: Any) -> Any:
+        """The shardings of what one run has, as those of what all have."""
+        if self.count == 1:
+            return shardings
+        return jax.tree.map(lambda one: NamedSharding(self.mesh, PartitionSpec(self.axis, *one.spec)), shardings)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The mesh axes that the rows of a batch are split over."""
+        return ("fsdp",) if self.axis else ("data", "fsdp")
+
+    @property
+    def batch(self) -> NamedSharding:
+        """Of batches for training, each run's own."""
+        return self.own(self.shared_batch)
+
+    @property
+    def shared_batch(self) -> NamedSharding:
+        """Of a batch for evaluation, the same for all runs."""
+        return NamedSharding(self.mesh, PartitionSpec(self.rows))
+
+    @property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def split(self, tree: Any) -> list[Any]:
+        """What each run has, of arrays that all have."""
+        if self.count == 1:
+            return [tree]
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(self.count)]
+
+    def stack(self, trees: Sequence[Any]) -> Any:
+        """The inverse of `split`, of numpy arrays."""
+        return trees[0] if self.count == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+def check_batch_size(batch_size: int, together: Together) -> None:
     """Raises ValueError where the rows of a batch cannot be dealt out evenly."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    mesh = together.mesh
+    parts = int(np.prod([mesh.shape[axis] for axis in together.rows]))
     if batch_size % parts:
         raise ValueError(
             f"batch_size {batch_size} is not divisible by the {parts} devices that split it "

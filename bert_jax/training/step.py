@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bert_jax.training.sharding import batch_sharding, optimizer_shardings, parameter_shardings
+from bert_jax.training.sharding import Together, optimizer_shardings, parameter_shardings
 
 
 @flax.struct.dataclass
@@ -58,21 +58,27 @@ def state_shardings(learner: nn.Module, optimizer: optax.GradientTransformation,
     return State(replicated, replicated, params, optimizer_shardings(optimizer, nn.unbox(boxed), params, mesh))
 
 
-def make_init(learner: nn.Module, optimizer: optax.GradientTransformation, shardings: State) -> Callable:
-    """`init(seed, batch) -> State`, every leaf made where it belongs; the same numbers on any mesh."""
+def make_init(
+    learner: nn.Module, optimizer: optax.GradientTransformation, shardings: State, together: Together
+) -> Callable:
+    """`init(seed, batch) -> State`, every leaf made where it belongs; the same numbers on any mesh.
+
+    Of several runs together `seed` and the state have a leading axis, and `shardings` are `together.own` of one's.
+    """
 
     def init(seed, batch):
         batch = learner.corrupt(_key(seed, _CORRUPT), 0, batch)
         params = nn.unbox(learner.init({"params": _key(seed, _INIT)}, batch, False)["params"])
         return State(jnp.int32(0), seed, params, optimizer.init(params))
 
-    return jax.jit(init, out_shardings=shardings)
+    return jax.jit(together.map(init, (0, None)), out_shardings=shardings)
 
 
 def make_train_step(
-    learner: nn.Module, optimizer: optax.GradientTransformation, shardings: State, mesh: Mesh
+    learner: nn.Module, optimizer: optax.GradientTransformation, shardings: State, together: Together
 ) -> Callable:
-    """`step(state, batch) -> state, metrics`; the state is donated.
+    """`step(state, batch) -> state, metrics`; the state is donated. Of several runs together all of them have a leading
+    axis.
 
     Metrics are the learner's `Mean`s over the global batch, and the scalars `loss`, `gradient_norm` (before clipping)
     and `tokens` (real ones). The gradient is that of the loss over the global batch, whatever the mesh.
@@ -97,17 +103,17 @@ def make_train_step(
         return State(state.step + 1, state.seed, params, opt_state), (metrics, scalars)
 
     return jax.jit(
-        step,
+        together.map(step),
         donate_argnums=0,
-        in_shardings=(shardings, batch_sharding(mesh)),
-        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+        in_shardings=(shardings, together.batch),
+        out_shardings=(shardings, together.replicated),
     )
 
 
-def make_evaluate_step(learner: nn.Module, params: Any, mesh: Mesh) -> Callable:
+def make_evaluate_step(learner: nn.Module, params: Any, together: Together) -> Callable:
     """`evaluate(params, seed, batch) -> metrics, predictions`: no dropout, the same corruption every time.
 
-    `params` are the shardings of the parameters.
+    `params` are the shardings of the parameters. Of several runs together all but the batch has a leading axis.
     """
 
     def evaluate(params, seed, batch):
@@ -116,7 +122,8 @@ def make_evaluate_step(learner: nn.Module, params: Any, mesh: Mesh) -> Callable:
         predictions = learner.apply({"params": params}, batch, method="predict")
         return metrics, predictions
 
-    replicated = NamedSharding(mesh, PartitionSpec())
     return jax.jit(
-        evaluate, in_shardings=(params, replicated, batch_sharding(mesh)), out_shardings=replicated
+        together.map(evaluate, (0, 0, None)),
+        in_shardings=(params, together.replicated, together.shared_batch),
+        out_shardings=together.replicated,
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bert_jax.data.corpus import Corpus
-from bert_jax.data.loader import TrainingBatches, evaluation_batches
+from bert_jax.data.loader import TrainingBatches, evaluation_batches, stream
 
 
 class Numbers:
@@ -71,11 +71,11 @@ def test_the_rows_of_processes_make_up_the_global_batch():
 def test_the_stream_equals_indexing(tiny_corpus):
     """Read ahead in threads, in order, from any step; of a real corpus, whose readers the threads share."""
     batches = TrainingBatches(Corpus(tiny_corpus), 16, seed=0)
-    streamed = list(batches.stream(5, 65))
+    streamed = list(stream(batches.__getitem__, 5, 65))
     assert len(streamed) == 60
     for step, batch in enumerate(streamed, 5):
         assert_same(batch, batches[step])
-    assert list(batches.stream(7, 7)) == []
+    assert list(stream(batches.__getitem__, 7, 7)) == []
 
 
 def test_an_error_in_the_source_reaches_the_loop():
@@ -86,7 +86,7 @@ def test_an_error_in_the_source_reaches_the_loop():
             raise ValueError("record 7 is damaged")
 
     with pytest.raises(ValueError, match="record 7 is damaged"):
-        next(TrainingBatches(Broken(10), 2, 0).stream(0, 3))
+        next(stream(TrainingBatches(Broken(10), 2, 0).__getitem__, 0, 3))
 
 
 def test_no_examples():

@@ -119,7 +119,7 @@ def test_plain_progress(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         log_module, "time", SimpleNamespace(monotonic=lambda: next(clock), time=time.time, time_ns=time.time_ns)
     )
-    with Logger(tmp_path, 1200, prefix="pretrain") as log:
+    with Logger(tmp_path, 1200) as log:
         log.message("4,000 parameters [bold]")
         names = {"loss": 9.87654, "mlm/loss": 9.0, "mlm/accuracy": 0.01234, "learning_rate": 1e-5,
                  "gradient_norm": 3.0, "examples_per_second": 1234.5}  # fmt: skip
@@ -129,13 +129,13 @@ def test_plain_progress(tmp_path, capsys, monkeypatch):
         log.warn("x")
     metrics = "loss 9.8765  mlm/accuracy 0.0123  lr 1.0e-05  examples/s 1,234"
     assert capsys.readouterr().out.splitlines() == [
-        "pretrain 4,000 parameters [bold]",
-        f"pretrain 100/1,200  after 1:00, 11:00 left  {metrics}",
-        f"pretrain 200/1,200  after 1:10, 1:40 left  {metrics}",  # compilation does not count
-        f"pretrain 1,100/1,200  after 1:06:40, 6:34 left  {metrics}",
-        "pretrain 1,100/1,200  valid: mlm/loss 8.0000  mlm/accuracy 0.5000",
-        "pretrain 1,100/1,200  valid_2: score 0.125",
-        "pretrain warning: x",
+        "4,000 parameters [bold]",
+        f"100/1,200  after 1:00, 11:00 left  {metrics}",
+        f"200/1,200  after 1:10, 1:40 left  {metrics}",  # compilation does not count
+        f"1,100/1,200  after 1:06:40, 6:34 left  {metrics}",
+        "1,100/1,200  valid: mlm/loss 8.0000  mlm/accuracy 0.5000",
+        "1,100/1,200  valid_2: score 0.125",
+        "warning: x",
     ]
 
 

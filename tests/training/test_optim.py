@@ -173,6 +173,44 @@ def test_moments_are_float32_for_bfloat16_gradients():
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32"), jnp.dtype("int32")}
 
 
+DEPTHS = {"embeddings": 0, "layers": np.array([1, 2]), "pooler": 3, "mlm": 3, "LayerNorm_0": 3}
+
+
+def by_depth(path, shape):
+    """The layer of each element of a leaf of NAMES, which has two layers."""
+    depth = np.asarray(DEPTHS[path[0]])
+    return np.broadcast_to(depth.reshape(-1, *(1,) * (len(shape) - 1)) if depth.ndim else depth, shape)
+
+
+@pytest.mark.parametrize("kind", [BertAdam, AdamW])
+def test_the_rate_falls_from_layer_to_layer(kind):
+    """The update of a parameter is that of the same optimizer times a power of the decay: 3 for the embeddings, 2 and 1
+    for the two layers, none for pooler, heads and what is outside of the encoder. Weight decay included."""
+    gradients = [random_leaves(seed, 0.01) for seed in (1, 2)]
+    (_, plain), _ = train(kind(warmup=1), 10, gradients)
+    (_, scaled), _ = train(kind(warmup=1, layer_decay=0.5), 10, gradients)
+    start = random_leaves(0)
+    for path, value in plain.items():
+        wanted = (value - start[path]) * 0.5 ** (3 - by_depth(path, value.shape))
+        np.testing.assert_allclose(scaled[path] - start[path], wanted, rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("kind", [BertAdam, AdamW])
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_frozen_layers_do_not_move(kind, frozen):
+    """Not by weight decay either; the others are clipped by their own norm alone."""
+    gradients = [random_leaves(seed) for seed in (1, 2)]
+    silent = [{k: v * (by_depth(k, v.shape) > frozen) for k, v in gradient.items()} for gradient in gradients]
+    (_, found), _ = train(kind(warmup=1, frozen_layers=frozen), 10, gradients)
+    (_, wanted), _ = train(kind(warmup=1), 10, silent)
+    start = random_leaves(0)
+    for path, value in found.items():
+        still = by_depth(path, value.shape) <= frozen
+        np.testing.assert_array_equal(value[still], start[path][still])
+        np.testing.assert_allclose(value[~still], wanted[path][~still], rtol=0, atol=1e-7)
+    assert any((value != start[path]).any() for path, value in found.items())
+
+
 def test_schedule_at_hand_computed_points():
     """Linear from 0, the peak never quite reached, a downward jump of warmup/total of it, and 0 at the end."""
     rate = warmup_linear(1e-4, 10_000, 1_000_000)
@@ -210,7 +248,7 @@ def test_warmup_is_steps_or_a_fraction():
     "field",
     [{"learning_rate": 0.0}, {"learning_rate": -1e-4}, {"learning_rate": float("nan")}, {"warmup": -1},
      {"warmup": 1.0}, {"warmup": -0.1}, {"b1": 1.0}, {"b2": -0.1}, {"eps": 0.0}, {"weight_decay": -0.01},
-     {"clip_norm": 0.0}, {"clip_norm": -1.0}],
+     {"clip_norm": 0.0}, {"clip_norm": -1.0}, {"layer_decay": 0.0}, {"layer_decay": 1.1}, {"frozen_layers": -1}],
     ids=str,
 )  # fmt: skip
 def test_values_out_of_range(optimizer, field):

@@ -10,7 +10,7 @@ from bert_jax.models.bert import Bert
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.nsp import Nsp
 from bert_jax.training.optim import BertAdam
-from bert_jax.training.sharding import AXES, MeshShape, batch_sharding, check_batch_size
+from bert_jax.training.sharding import AXES, MeshShape, Together, check_batch_size
 from bert_jax.training.step import make_init, make_train_step, state_shardings
 
 V, B, L, STEPS = 40, 16, 16, 5
@@ -79,10 +79,10 @@ def run(mesh):
 
     learner = Counted(LEARNER.encoder, LEARNER.objectives)
     shardings = state_shardings(learner, OPTIMIZER, batch_of(0), mesh)
-    state = make_init(learner, OPTIMIZER, shardings)(np.uint32(7), batch_of(0))
-    step, scalars = make_train_step(learner, OPTIMIZER, shardings, mesh), []
+    state = make_init(learner, OPTIMIZER, shardings, Together(mesh))(np.uint32(7), batch_of(0))
+    step, scalars = make_train_step(learner, OPTIMIZER, shardings, Together(mesh)), []
     for i in range(STEPS):
-        state, (_, values) = step(state, jax.device_put(batch_of(i), batch_sharding(mesh)))
+        state, (_, values) = step(state, jax.device_put(batch_of(i), Together(mesh).batch))
         scalars.append(jax.device_get(values))
     return state, scalars, len(traces)
 
@@ -153,7 +153,7 @@ def test_the_step_is_traced_once(alone, several):
 def test_batches_are_split_over_data_and_fsdp():
     """Each device holds its own rows, and tensor-parallel devices the same ones."""
     for shape, rows in ((MESHES["data"], 2), (MESHES["fsdp"], 2), (MESHES["tensor"], 4)):
-        tokens = jax.device_put(batch_of(0)["tokens"], batch_sharding(shape.build()))
+        tokens = jax.device_put(batch_of(0)["tokens"], Together(shape.build()).batch)
         assert {piece.data.shape for piece in tokens.addressable_shards} == {(rows, L)}
 
 
@@ -175,10 +175,10 @@ def test_a_mesh_that_does_not_match_the_devices(shape):
 
 def test_a_batch_that_cannot_be_dealt_out():
     """Named with what to take; tensor parallelism does not split rows."""
-    check_batch_size(16, MeshShape().build())
-    check_batch_size(12, MeshShape(fsdp=2, tensor=2).build())
+    check_batch_size(16, Together(MeshShape().build()))
+    check_batch_size(12, Together(MeshShape(fsdp=2, tensor=2).build()))
     with pytest.raises(ValueError, match=r"batch_size 12 is not divisible by the 8 .* fsdp 4\): take a multiple of 8"):
-        check_batch_size(12, MeshShape(fsdp=4).build())
+        check_batch_size(12, Together(MeshShape(fsdp=4).build()))
 
 
 def test_an_axis_that_cannot_be_split():

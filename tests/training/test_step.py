@@ -13,7 +13,7 @@ from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.nsp import Nsp
 from bert_jax.training.optim import BertAdam
-from bert_jax.training.sharding import MeshShape, batch_sharding
+from bert_jax.training.sharding import MeshShape, Together
 from bert_jax.training.step import make_evaluate_step, make_init, make_train_step, state_shardings
 
 V, B, L = 40, 8, 16
@@ -45,17 +45,17 @@ def functions():
     """`init`, `train`, `evaluate` over all devices of this process; `train` copies the state, which it would donate."""
     mesh = MeshShape().build()
     shardings = state_shardings(LEARNER, OPTIMIZER, batch_of(), mesh)
-    step, rows = make_train_step(LEARNER, OPTIMIZER, shardings, mesh), batch_sharding(mesh)
+    step, rows = make_train_step(LEARNER, OPTIMIZER, shardings, Together(mesh)), Together(mesh).batch
 
     def train(state, batch):
         return step(jax.tree.map(jnp.copy, state), jax.device_put(batch, rows))
 
-    evaluate_step = make_evaluate_step(LEARNER, shardings.params, mesh)
+    evaluate_step = make_evaluate_step(LEARNER, shardings.params, Together(mesh))
 
     def evaluate(params, seed, batch):
         return jax.device_get(evaluate_step(params, np.uint32(seed), jax.device_put(batch, rows)))
 
-    return make_init(LEARNER, OPTIMIZER, shardings), train, evaluate
+    return make_init(LEARNER, OPTIMIZER, shardings, Together(mesh)), train, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +124,10 @@ def test_random_numbers_are_a_function_of_seed_and_step():
     mesh, probe = MeshShape().build(), Probe()
     batch = {"lengths": np.ones(8, np.int32), "weight": np.ones(8, np.float32)}
     shardings = state_shardings(probe, OPTIMIZER, batch, mesh)
-    init, step = make_init(probe, OPTIMIZER, shardings), make_train_step(probe, OPTIMIZER, shardings, mesh)
-    evaluate = make_evaluate_step(probe, shardings.params, mesh)
+    together = Together(mesh)
+    init = make_init(probe, OPTIMIZER, shardings, together)
+    step = make_train_step(probe, OPTIMIZER, shardings, together)
+    evaluate = make_evaluate_step(probe, shardings.params, Together(mesh))
     drawn = []
     for seed in (0, 1):
         for _ in range(2):  # the second time all is the same

@@ -1,0 +1,218 @@
+"""The runs that one program trains: one, or the same experiment with several seeds, each in a workdir of its own."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from bert_jax.experiment import claim_workdir
+from bert_jax.pretrained import write_learner
+from bert_jax.resolve import Resolved
+from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.health import Health, Stuck, degenerate
+from bert_jax.training.log import METRICS_FILE, Logger, read_metrics
+from bert_jax.training.meter import Reading
+from bert_jax.training.step import State, abstract_parameters
+
+RESULT_FILE = "result.json"
+SEEDS_FILE = "seeds.json"
+
+
+class Members:
+    """One run in `workdir`, or several in `workdir/seed-<seed>`: checkpoints, metrics and results of each.
+
+    Every folder of a member is a complete workdir, as if it had been trained alone: it can be opened and evaluated.
+    The folder above them has the means of the metrics, and at the end `seeds.json`.
+
+    Args:
+        run, workdir: of the experiment.
+        baselines: of every evaluation.
+        signs: what its training loss should not stay at.
+    """
+
+    def __init__(self, run: Resolved, workdir: Path, baselines: dict[str, dict[str, float]], signs: Sequence[Stuck]):
+        experiment, self._run, self.workdir, self._baselines = run.experiment, run, workdir, baselines
+        self.seeds = range(experiment.seed, experiment.seed + experiment.seeds)
+        claim_workdir(workdir, experiment)
+        self._alone = len(self.seeds) == 1
+        self.workdirs = [workdir if self._alone else workdir / f"seed-{seed}" for seed in self.seeds]
+        best = experiment.best_metric or None
+        for seed, folder in zip(self.seeds, self.workdirs, strict=True):
+            claim_workdir(folder, dataclasses.replace(experiment, seed=seed, seeds=1))
+            run.tokenizer.save(folder / "tokenizer")
+            write_learner(folder, run.learner)
+        self.checkpoints = [
+            Checkpoints(
+                folder / "checkpoints",
+                keep=experiment.keep,
+                best=best,
+                mode="min" if best and is_loss(best) else "max",
+            )
+            for folder in self.workdirs
+        ]
+        self._healths = [Health(signs) for _ in self.seeds]
+        self._faults: list[str | None] = [None] * len(self.seeds)
+        self._began = time.monotonic()
+        self._open = ExitStack()
+
+    def start(self, step: int) -> None:
+        """Opens the logs of a run that goes on after `step`."""
+        total = self._run.steps
+        self._log = self._open.enter_context(Logger(self.workdir, total, step))
+        own = [
+            self._open.enter_context(Logger(folder, total, step, console=False))
+            for folder in ([] if self._alone else self.workdirs)
+        ]
+        self._logs = own or [self._log]
+        for checkpoints in self.checkpoints:
+            self._open.enter_context(checkpoints)
+
+    def __enter__(self) -> "Members":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._open.__exit__(*error)
+
+    @property
+    def latest_step(self) -> int | None:
+        """The latest step that all of them have saved; None before the first."""
+        common = set.intersection(*(set(checkpoints.steps()) for checkpoints in self.checkpoints))
+        return max(common, default=None)
+
+    def message(self, text: str) -> None:
+        self._log.message(text)
+
+    def trained(self, step: int, readings: Sequence[Reading]) -> None:
+        """Logs the metrics of training up to `step`, and warns of what looks wrong.
+
+        Raises FloatingPointError where the one run's loss is no number; of several runs the others go on.
+        """
+        of_runs = []
+        for i, reading in enumerate(readings):
+            if reading.fault and self._alone:
+                raise FloatingPointError(reading.fault)
+            if reading.fault and not self._faults[i]:
+                self._faults[i] = reading.fault
+                self._log.warn(f"seed {self.seeds[i]}: {reading.fault}")
+            values = {f"train/{name}": value for name, value in reading.values.items()}
+            of_runs.append(values)
+            if not self._faults[i]:
+                for warning in self._healths[i].check(step, values):
+                    self._log.warn(warning if self._alone else f"seed {self.seeds[i]}: {warning}")
+        self._write(step, of_runs)
+
+    def evaluated(self, step: int, of_runs: Sequence[Mapping[str, float]]) -> None:
+        """Logs the metrics of an evaluation."""
+        self._write(step, of_runs)
+
+    def _write(self, step: int, of_runs: Sequence[Mapping[str, float]]) -> None:
+        for log, values in zip(self._logs, of_runs, strict=True):
+            log.log(step, values)
+        if not self._alone:
+            self._log.log(step, {name: _finite_mean([values[name] for values in of_runs]) for name in of_runs[0]})
+
+    def save(self, step: int, state: State, evaluated: Sequence[Mapping[str, float]], split: Any) -> None:
+        """Starts to save what each run has; `split(state, i)` is that of run i."""
+        for i, checkpoints in enumerate(self.checkpoints):
+            own = state if self._alone else split(state, i)
+            checkpoints.save(step, own, evaluated[i] if evaluated else None)
+
+    def finish(self, results: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Writes `result.json` of each run, and of several the table of them all; returns the means of the metrics."""
+        records = [self._result(i, values) for i, values in enumerate(results)]
+        for folder, record in zip(self.workdirs, records, strict=True):
+            _write_json(folder / RESULT_FILE, record)
+        if self._alone:
+            if records[0]["degenerate"]:
+                self._log.warn(records[0]["degenerate"])
+            return dict(results[0])
+        summary = summarise(list(self.seeds), records)
+        _write_json(self.workdir / SEEDS_FILE, summary)
+        table = seeds_table(summary)
+        (self.workdir / "seeds.md").write_text(table + "\n", encoding="utf-8")
+        for line in table.splitlines():
+            self._log.message(line)
+        return {name: values["mean"] for name, values in summary["metrics"].items()}
+
+    def _result(self, i: int, values: Mapping[str, float]) -> dict[str, Any]:
+        run = self._run
+        parameters = jax.tree.leaves(nn.unbox(abstract_parameters(run.learner, run.example_batch)))
+        return {
+            "name": getattr(run.experiment.task, "name", ""),
+            "seed": self.seeds[i],
+            "step": run.steps,
+            "metrics": {name: _number(value) for name, value in values.items()},
+            "best": self._best(i),
+            "baselines": self._baselines,
+            "degenerate": self._faults[i] or degenerate(values, self._baselines),
+            "parameters": sum(leaf.size for leaf in parameters),
+            "train_examples": len(run.train_source),
+            "eval_examples": {name: len(source) for name, source in run.evaluations.items()},
+            "seconds": round(time.monotonic() - self._began, 1),
+        }
+
+    def _best(self, i: int) -> dict[str, Any] | None:
+        """The metrics of the evaluation with the best `best_metric`."""
+        best = self._run.experiment.best_metric
+        if not best:
+            return None
+        entries = [e for e in read_metrics(self.workdirs[i] / METRICS_FILE) if e.get(best) is not None]
+        if not entries:
+            return None
+        entry = (min if is_loss(best) else max)(entries, key=lambda entry: entry[best])
+        return {name: value for name, value in entry.items() if name != "time"}
+
+
+def is_loss(metric: str) -> bool:
+    """Whether less is better of a metric."""
+    return metric.rsplit("/", 1)[-1] in ("loss", "mse")
+
+
+def summarise(seeds: list[int], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean, sample standard deviation (n - 1), best and every value of each metric; degenerate runs count, by name."""
+    metrics = {}
+    for name in records[0]["metrics"]:
+        values = [record["metrics"][name] for record in records]
+        finite = [value for value in values if value is not None]
+        metrics[name] = {
+            "mean": float(np.mean(finite)) if finite else None,
+            "std": float(np.std(finite, ddof=1)) if len(finite) > 1 else None,
+            "best": (min if is_loss(name) else max)(finite, default=None),
+            "values": values,
+        }
+    reasons = {str(seed): record["degenerate"] for seed, record in zip(seeds, records, strict=True)}
+    return {"seeds": seeds, "metrics": metrics, "degenerate": {s: reason for s, reason in reasons.items() if reason}}
+
+
+def seeds_table(summary: Mapping[str, Any]) -> str:
+    """The summary of several seeds as a Markdown table."""
+    header = ["metric", "mean", "std", "best", *(f"seed {seed}" for seed in summary["seeds"])]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for name, values in summary["metrics"].items():
+        cells = [values["mean"], values["std"], values["best"], *values["values"]]
+        lines.append("| " + " | ".join([name, *("-" if cell is None else f"{cell:.4f}" for cell in cells)]) + " |")
+    lines += [f"\nseed {seed} is degenerate: {reason}" for seed, reason in summary["degenerate"].items()]
+    return "\n".join(lines)
+
+
+def _finite_mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _write_json(path: Path, record: Mapping[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    temporary.rename(path)
