@@ -42,9 +42,9 @@ class Experiment:
     epochs: float = 0.0
     """passes over the training examples: int(examples / batch_size * epochs) updates (run_classifier.py:843)"""
     batch_size: int = 32
-    """rows of the global batch"""
+    """examples of the global batch, of which each is a row, or several (multiple choice)"""
     eval_batch_size: int = 256
-    """rows of an evaluation batch"""
+    """examples of an evaluation batch"""
     seed: int = 12345
     """of initial weights, order, masking and dropout (12345 as create_pretraining_data.py:54)"""
     seeds: int = 1
@@ -115,12 +115,12 @@ FREE_FIELDS = ("mesh", "keep", "log_every", "checkpoint_every", "eval_batch_size
 def parse(config: Callable[..., Experiment], args: list[str] | None = None) -> tuple[Path, Experiment]:
     """Workdir and experiment from the command line; flags override the numbers of `config()`.
 
-    Where `config` has parameters of its own, they are arguments, too: `experiments/glue.py CoLA --folder GLUE ...`.
+    Where `config` has parameters of its own, they are flags, too: `experiments/glue.py --task CoLA --folder GLUE ...`.
     """
     description = sys.modules[config.__module__].__doc__
     if inspect.signature(config).parameters:
         args = sys.argv[1:] if args is None else args
-        asked = args[:1] in (["--help"], ["-h"])  # later among the arguments it asks for the flags of the experiment
+        asked = args[:1] in (["--help"], ["-h"])  # after others it asks for the flags of the experiment they make
         made, args = tyro.cli(config, args=args, description=description, return_unknown_args=True, add_help=asked)
     else:
         made = config()

@@ -17,7 +17,7 @@ from bert_jax.experiment import claim_workdir
 from bert_jax.pretrained import write_learner
 from bert_jax.resolve import Resolved
 from bert_jax.training.checkpoint import Checkpoints
-from bert_jax.training.health import Health, Stuck, degenerate
+from bert_jax.training.health import Health, Stuck, degenerate, is_loss
 from bert_jax.training.log import METRICS_FILE, Logger, read_metrics
 from bert_jax.training.meter import Reading
 from bert_jax.training.step import State, abstract_parameters
@@ -169,11 +169,6 @@ class Members:
             return None
         entry = (min if is_loss(best) else max)(entries, key=lambda entry: entry[best])
         return {name: value for name, value in entry.items() if name != "time"}
-
-
-def is_loss(metric: str) -> bool:
-    """Whether less is better of a metric."""
-    return metric.rsplit("/", 1)[-1] in ("loss", "mse")
 
 
 def summarise(seeds: list[int], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,8 +3,11 @@
     fill-mask  the likeliest tokens for each [MASK]             --top-k
     embed      a vector of each text                            --pooling --layer --normalise
     classify   the class of each text or pair of texts
+    multilabel the labels of each text or pair of texts, any number of them
+    regress    the number for each text or pair of texts
     tag        the class of each word
     answer     the spans of a context that answer a question    --top-k --max-answer-length --stride
+                                                                --no-answer-threshold
     score      pseudo-log-likelihood, in nats                   --normalise
 
 Input is one text a line; or, where the name of the file ends in .jsonl or `--format jsonl` says so, one JSON object a
@@ -12,9 +15,10 @@ line: {"text": ...}, for pairs to classify {"text": ..., "text_pair": ...}, for 
 always are: {"question": ..., "context": ...}. Files may be .gz or .xz. Other fields of an object are left alone.
 
 Output is one JSON object for each line of the input, in its order: {"masks": [[{"token", "probability", "text"}, ...],
-...]}, {"embedding": [...]}, {"label", "probabilities"}, {"words": [{"word", "label", "probability", "start", "end"},
-...]}, {"answers": [{"text", "score", "probability", "start", "end"}, ...]}, or {"score"}. Bad input ends it with one
-line that names the file and the line; an output file is then not written.
+...]}, {"embedding": [...]}, {"label", "probabilities"}, {"labels": [...], "probabilities"}, {"value"}, {"words":
+[{"word", "label", "probability", "start", "end"}, ...]}, {"answers": [{"text", "score", "probability", "start", "end"},
+...]}, or {"score"}. Bad input ends it with one line that names the file and the line; an output file is then not
+written.
 
     python -m bert_jax.predict runs/sst2 classify --input reviews.txt --output labels.jsonl
     echo "The capital of France is [MASK]." | python -m bert_jax.predict google-bert/bert-base-uncased fill-mask
@@ -52,11 +56,11 @@ class Arguments:
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """workdir of a run, folder of a checkpoint, or name on the Hugging Face hub"""
     task: Annotated[
-        Literal["fill-mask", "embed", "classify", "tag", "answer", "score"],
+        Literal["fill-mask", "embed", "classify", "multilabel", "regress", "tag", "answer", "score"],
         tyro.conf.Positional,
         tyro.conf.arg(metavar="TASK"),
     ]
-    """fill-mask, embed, classify, tag, answer, or score"""
+    """fill-mask, embed, classify, multilabel, regress, tag, answer, or score"""
     input: str = STANDARD
     """file to read, - for standard input"""
     output: str = STANDARD
@@ -77,6 +81,8 @@ class Arguments:
     """answer: tokens of an answer, at most (30)"""
     stride: int | None = None
     """answer: tokens between the starts of the windows of a long context (128)"""
+    no_answer_threshold: float | None = None
+    """answer: begin with "no answer" where it scores above the best span by more than this (never)"""
 
 
 class Task(NamedTuple):
@@ -99,8 +105,14 @@ TASKS = {
     "fill-mask": Task("fill_mask", ("top_k",), lambda masks: {"masks": [_dicts(fillings) for fillings in masks]}),
     "embed": Task("embed", ("pooling", "layer", "normalise"), lambda vector: {"embedding": _numbers(vector)}),
     "classify": Task("classify", (), lambda classified: classified._asdict()),
+    "multilabel": Task("multilabel", (), lambda labelled: labelled._asdict()),
+    "regress": Task("regress", (), lambda value: {"value": value}),
     "tag": Task("tag", (), lambda words: {"words": _dicts(words)}),
-    "answer": Task("answer", ("top_k", "max_answer_length", "stride"), lambda spans: {"answers": _dicts(spans)}),
+    "answer": Task(
+        "answer",
+        ("top_k", "max_answer_length", "stride", "no_answer_threshold"),
+        lambda spans: {"answers": _dicts(spans)},
+    ),
     "score": Task("pseudo_log_likelihood", ("normalise",), lambda score: {"score": score}),
 }
 OPTIONS = sorted({option for task in TASKS.values() for option in task.options})
@@ -168,7 +180,7 @@ def _item(fields: Any, task: str) -> Any:
     if not isinstance(fields, dict):
         raise ValueError(f"a JSON object is wanted, not {type(fields).__name__}")
     names = ("question", "context") if task == "answer" else ("text",)
-    if task == "classify" and "text_pair" in fields:
+    if task in ("classify", "multilabel", "regress") and "text_pair" in fields:
         names = ("text", "text_pair")
     if task == "tag" and "words" in fields:
         words = fields["words"]

@@ -87,7 +87,7 @@ class Pretrained:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The classes of the classification or tagging head, in order; empty if it has none or does not say."""
+        """The classes of the classifying, labelling or tagging head, in order; empty if it has none or does not say."""
         return next((head.labels for head in self.model.objectives.values() if getattr(head, "labels", ())), ())
 
     # ---- on text; `bert_jax.inference.predictors` describes arguments, results and errors ----
@@ -104,6 +104,14 @@ class Pretrained:
         """The class of each text or pair (a, b): `Classified`, or a list of them."""
         return predictors.classify(self, texts)
 
+    def multilabel(self, texts: Any) -> Any:
+        """The labels of each text or pair (a, b), any number of them: `Labelled`, or a list of them."""
+        return predictors.multilabel(self, texts)
+
+    def regress(self, texts: Any) -> Any:
+        """The number for each text or pair (a, b): a float, or a list of them."""
+        return predictors.regress(self, texts)
+
     def tag(self, texts: Any) -> list:
         """The class of each word: for each string or tuple of words a list of `Tagged`."""
         return predictors.tag(self, texts)
@@ -115,9 +123,11 @@ class Pretrained:
         top_k: int = 1,
         max_answer_length: int = predictors.MAX_ANSWER_LENGTH,
         stride: int = predictors.STRIDE,
+        no_answer_threshold: float | None = None,
     ) -> list:
         """The spans of a context that best answer its question: for each question a list of `Answer`."""
-        return predictors.answer(self, questions, contexts, top_k, max_answer_length, stride)
+        arguments = questions, contexts, top_k, max_answer_length, stride, no_answer_threshold
+        return predictors.answer(self, *arguments)
 
     def pseudo_log_likelihood(self, texts: Any, normalise: bool = False) -> Any:
         """The log probability of each text in nats, a token at a time masked: a float, or a list of them."""
@@ -233,6 +243,8 @@ def locate(source: str | os.PathLike) -> tuple[Path, Format]:
         return folder, "hf"  # also where the original's files lie beside them: these need no TensorFlow
     if (folder / google.CONFIG).exists():
         return folder, "google"
+    if seeds := sorted(folder.glob(f"seed-*/{LEARNER_FILE}")):
+        raise FileNotFoundError(f"{folder} holds {len(seeds)} runs: open one of them, such as {seeds[0].parent}")
     if theirs:
         return folder, "hf"
     raise FileNotFoundError(

@@ -90,11 +90,10 @@ def resolve(experiment: Experiment) -> Resolved:
     _check_best_metric(experiment.best_metric, task.metric_names, learner, evaluations, batch)
     _check_heads(learner, start)
     initial = _initial(learner, start, batch)
-    if experiment.reinitialised_layers > learner.encoder.num_layers:
-        raise ValueError(
-            f"reinitialised_layers {experiment.reinitialised_layers}, but the encoder has only "
-            f"{learner.encoder.num_layers} layers"
-        )
+    frozen = getattr(experiment.optimizer, "frozen_layers", None) or 0
+    for name, asked in (("reinitialised_layers", experiment.reinitialised_layers), ("frozen_layers", frozen)):
+        if asked > learner.encoder.num_layers:
+            raise ValueError(f"{name} {asked}, but the encoder has only {learner.encoder.num_layers} layers")
     return Resolved(experiment, learner, tokenizer, source, evaluations, mesh, together, steps, initial, batch)
 
 

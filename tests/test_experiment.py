@@ -244,7 +244,11 @@ def test_the_environment_is_recorded_at_every_start(tmp_path, monkeypatch, git):
 # ---- the example files -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["pretrain", "pretrain_mini", "continue_pretraining", "sst2", "imdb"])
+@pytest.mark.parametrize(
+    "name",
+    ["pretrain", "pretrain_mini", "continue_pretraining", "classify", "regress", "multilabel", "sst2", "imdb", "ner",
+     "pos", "squad", "squad2", "swag", "arc", "feature_based"],
+)  # fmt: skip
 def test_the_example_files(name, tmp_path):
     """Loaded through importlib (tyro reads the source): the record round-trips, and their own command line is valid."""
     spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / f"experiments/{name}.py")

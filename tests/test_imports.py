@@ -18,7 +18,18 @@ LAYERS = (
     {"nn", "text"},
     {"data", "models", "objectives", "learners"},
     {"tasks", "interop", "inference", "training"},
-    {"experiment", "resolve", "pretrained", "vocabulary", "evaluate", "predict", "members", "train"},
+    {
+        "experiment",
+        "resolve",
+        "pretrained",
+        "vocabulary",
+        "evaluate",
+        "predict",
+        "members",
+        "train",
+        "matrix",
+        "report",
+    },
     {"experiments", "tools", "tests"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}

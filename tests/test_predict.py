@@ -13,6 +13,8 @@ import pytest
 from bert_jax import predict
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
+from bert_jax.objectives.multilabel import MultiLabel
+from bert_jax.objectives.regress import Regress
 from bert_jax.objectives.span import Span
 from bert_jax.objectives.tag import Tag
 from bert_jax.pretrained import load
@@ -21,7 +23,10 @@ from tests.interop.random_models import random_model
 
 WORDS = "the cat sat on a mat dog run ##ning ##s , . ? who where is john in paris 王".split()
 TOKENIZER = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
-HEADS = {"mlm": Mlm(), "classify": Classify(2, labels=("no", "yes")), "tag": Tag(2), "span": Span()}
+HEADS = {
+    "mlm": Mlm(), "classify": Classify(2, labels=("no", "yes")), "tag": Tag(2), "span": Span(),
+    "regress": Regress(), "multilabel": MultiLabel(3, labels=("a", "b", "c")),
+}  # fmt: skip
 TEXTS = ["The cat sat.", "", "John is in paris, who runs?  ", "王", "a dog " * 8]
 LONG = "the cat " * 20
 
@@ -137,6 +142,16 @@ def test_classify_texts_and_pairs(run, opened):
     same(run("classify", "{\n", "--format", "lines", name="odd.jsonl"), dicts([opened.classify("{")]))
 
 
+@pytest.mark.parametrize("task", ["regress", "multilabel"])
+def test_numbers_and_labels_of_texts_and_pairs(run, opened, task):
+    """Read as `classify` reads them."""
+    wanted = getattr(opened, task)(["the cat", ("the cat", "a dog")])
+    wanted = [{"value": value} for value in wanted] if task == "regress" else dicts(wanted)
+    content = lines({"text": "the cat", "id": 1}, {"text": "the cat", "text_pair": "a dog"})
+    same(run(task, content, name="in.jsonl"), wanted)
+    same(run(task, "the cat\n"), wanted[:1])
+
+
 def test_tag(run, opened):
     """Strings with places, words without."""
     same(run("tag", "John runs.\n"), [{"words": dicts(opened.tag("John runs."))}])
@@ -149,7 +164,8 @@ def test_answer(run, opened):
     """Objects, whatever the file is called."""
     pairs = [("who runs?", "John runs in paris."), ("where", "in a " * 30)]
     content = lines(*({"context": context, "question": question} for question, context in pairs))
-    for options, arguments in (((), {}), (("--top-k", "3", "--max-answer-length", "2", "--stride", "9"), (3, 2, 9))):
+    flags = ("--top-k", "3", "--max-answer-length", "2", "--stride", "9", "--no-answer-threshold", "-99")
+    for options, arguments in (((), {}), (flags[:6], (3, 2, 9)), (flags, (3, 2, 9, -99.0))):
         wanted = opened.answer(*map(list, zip(*pairs, strict=True)), *arguments)
         same(run("answer", content, *options, name="questions.txt"), [{"answers": dicts(each)} for each in wanted])
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,16 +17,18 @@ from bert_jax.data.tfds import PREFIX, read_rows
 
 @dataclass(frozen=True)
 class Row:
-    """The fields of one row, and where it stands: text, or a list where the file has one (JSON Lines, TFDS)."""
+    """The fields of one row, and where it stands: text, or a list where the file has one (JSON Lines, TFDS); "" for
+    null. A row that could not be read has a `fault`."""
 
     fields: dict[str, Any]
     place: str
+    fault: str = ""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Labelled rows for training and evaluation. A source is a file, by its name `.tsv` (no quoting, as GLUE's),
-    `.csv` (quoted) or `.jsonl`, also `.gz` or `.xz`; or `tfds:NAME@SPLIT`. `a+b` reads one after the other."""
+    """Labelled rows for training and evaluation. A source is a file, by its name `.tsv` or `.txt` (tabs, no quoting, as
+    GLUE's), `.csv` (quoted) or `.jsonl`, also `.gz` or `.xz`; or `tfds:NAME@SPLIT`. `a+b` reads one after the other."""
 
     train: str
     """training rows"""
@@ -46,7 +49,8 @@ class Tables:
     draw_seed: int = 0
     """of these draws"""
     skip_bad_rows: bool = False
-    """leave out rows with an empty text, or a label that is none, and say how many; by default they are an error"""
+    """leave out rows that cannot be read, with an empty text, or a label that is none, and say how many; by default
+    they are an error"""
     tfds_dir: str | None = None
     """where prepared TFDS data sets are"""
 
@@ -63,8 +67,13 @@ class Tables:
 
     @cached_property
     def all_train_rows(self) -> list[Row]:
-        """The training rows before `train_limit`: what the classes are found in."""
+        """The training rows before `train_limit`."""
         return self._split[0]
+
+    @cached_property
+    def label_rows(self) -> list[Row]:
+        """What the labels are found in: all rows of `train`, also those held out of it, which may have a rare one."""
+        return [row for part in self._split for row in part]
 
     @cached_property
     def train_rows(self) -> list[Row]:
@@ -84,11 +93,16 @@ class Tables:
 
     def read(self, source: str) -> list[Row]:
         """All rows of a source."""
-        return [row for one in source.split("+") for row in read_table(one, self.fields, self.columns, self.tfds_dir)]
+        return [
+            row
+            for one in source_parts(source)
+            for row in read_table(one, self.fields, self.columns, self.tfds_dir, self.skip_bad_rows)
+        ]
 
-    def empty_field(self, row: Row) -> str | None:
-        """Says which field of a row is empty; None if none is."""
-        empty = [column for column in self.fields if not row.fields[column] or not str(row.fields[column]).strip()]
+    def empty_field(self, row: Row, fields: tuple[str, ...] = ()) -> str | None:
+        """Says which field of a row is empty, of these or of all; None if none is."""
+        values = {field: row.fields[field] for field in fields or self.fields}
+        empty = [field for field, value in values.items() if not value or not str(value).strip()]
         return f"field {empty[0]!r} is empty" if empty else None
 
     def notes(self, reason_of: Callable[[Row], str | None]) -> list[str]:
@@ -134,7 +148,7 @@ def usable(rows: list[Row], reason_of: Callable[[Row], str | None], skip: bool) 
     """
     kept, first = [], ""
     for row in rows:
-        reason = reason_of(row)
+        reason = row.fault or reason_of(row)
         if reason is None:
             kept.append(row)
         elif not skip:
@@ -146,26 +160,44 @@ def usable(rows: list[Row], reason_of: Callable[[Row], str | None], skip: bool) 
     return kept, first
 
 
+def source_parts(source: str) -> list[str]:
+    """The sources that `a+b` names: a file may have a plus in its name, and a TFDS split be a sum (`train+test`)."""
+    if Path(source).exists():
+        return [source]
+    return re.split(rf"\+(?={PREFIX})" if source.startswith(PREFIX) else r"\+", source)
+
+
 def source_name(source: str) -> str:
-    """How a source is called in metrics and files: the file's name without suffixes, or the split."""
+    """How a source is called in metrics and files: the split, or the file's name without the suffixes of its format
+    (names like eng.testa and eng.testb are a custom)."""
     if source.startswith(PREFIX):
         return source.partition("@")[2]
-    return Path(source).name.partition(".")[0]
+    return re.sub(r"(\.(tsv|csv|txt|jsonl?|conllu?|gz|xz))+$", "", Path(source).name)
 
 
 def read_table(
-    source: str | Path, columns: tuple[str, ...], header: tuple[str, ...] = (), tfds_dir: str | None = None
+    source: str | Path,
+    columns: tuple[str, ...],
+    header: tuple[str, ...] = (),
+    tfds_dir: str | None = None,
+    keep_faults: bool = False,
 ) -> list[Row]:
     """The rows of a source, with the fields `columns`.
 
     Args:
         header: names of the fields of a TSV or CSV file whose first line is a row.
+        keep_faults: a short or long row, or bad JSON, is a row with a `fault` and not an error, for `usable`.
 
     Raises FileNotFoundError, or ValueError with file, line and field for a missing column, a short row or bad JSON.
     """
     rows = []
     for place, fields in _reader(source, header, tfds_dir):
-        missing = [column for column in columns if fields.get(column) is None]
+        if isinstance(fields, str):
+            if not keep_faults:
+                raise ValueError(f"{place}: {fields}")
+            rows.append(Row(dict.fromkeys(columns, ""), place, fields))
+            continue
+        missing = [column for column in columns if column not in fields]
         if missing:
             raise ValueError(f"{place}: no field {missing[0]!r}; it has {', '.join(map(repr, fields))}")
         rows.append(Row({column: _text(fields[column]) for column in columns}, place))
@@ -174,12 +206,15 @@ def read_table(
     return rows
 
 
-def _reader(source: str | Path, header: tuple[str, ...], tfds_dir: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _reader(
+    source: str | Path, header: tuple[str, ...], tfds_dir: str | None
+) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """(place, fields) of each row, or (place, what is wrong with it)."""
     if str(source).startswith(PREFIX):
         return read_rows(str(source), tfds_dir)
     path = Path(source)
     kind = next((suffix for suffix in reversed(path.suffixes) if suffix not in (".gz", ".xz")), "")
-    readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl}
+    readers = {".tsv": _read_tsv, ".txt": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl}
     if kind not in readers:
         raise ValueError(f"{path}: the name says no format; one of {', '.join(readers)}, optionally .gz or .xz")
     if not path.exists():
@@ -188,7 +223,9 @@ def _reader(source: str | Path, header: tuple[str, ...], tfds_dir: str | None) -
 
 
 def _text(value: Any) -> Any:
-    return [_text(item) for item in value] if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    return "" if value is None else str(value)
 
 
 def _read_tsv(path, header):
@@ -209,8 +246,9 @@ def _delimited(path, header, **dialect):
             if not values:
                 continue
             if len(values) != len(header):
-                raise ValueError(f"{place}: {len(values)} fields, but {first} has {len(header)}")
-            yield place, dict(zip(header, values, strict=True))
+                yield place, f"{len(values)} fields, but {first} has {len(header)}"
+            else:
+                yield place, dict(zip(header, values, strict=True))
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
 
@@ -225,7 +263,6 @@ def _read_jsonl(path, header):
         try:
             fields = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{place}: not JSON: {error}") from None
-        if not isinstance(fields, dict):
-            raise ValueError(f"{place}: a JSON object is wanted, not {type(fields).__name__}")
-        yield place, fields
+            yield place, f"not JSON: {error}"
+            continue
+        yield place, fields if isinstance(fields, dict) else f"a JSON object is wanted, not {type(fields).__name__}"

@@ -5,8 +5,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from bert_jax.data.spans import joined
 from bert_jax.learners.multitask import Multitask
 from bert_jax.text.tokenizer import Encoding, Tokenizer
+from bert_jax.text.words import word_pieces
 
 
 @runtime_checkable
@@ -102,14 +104,6 @@ def tokens_of(opened: Opened, index: int, text: str) -> Encoding:
         raise BadInput(index, str(error)) from error
 
 
-def joined(tokenizer: Tokenizer, *parts: np.ndarray) -> Encoding:
-    """`[CLS] a [SEP] (b [SEP])` of ids; the offsets are not kept."""
-    ids = np.concatenate([[tokenizer.cls_id], *(np.append(part, tokenizer.sep_id) for part in parts)], dtype=np.int32)
-    segments = np.zeros_like(ids)
-    segments[len(parts[0]) + 2 :] = 1
-    return Encoding(ids, np.zeros((len(ids), 2), np.int32), segments)
-
-
 def fitting(opened: Opened, index: int, encoding: Encoding, text: str) -> Encoding:
     """The encoding of input `index`, which `text` is the beginning of. Raises BadInput if the model takes less."""
     tokens, limit = len(encoding.ids), opened.model.encoder.max_length
@@ -142,8 +136,10 @@ def words_of(
         ids, offsets = tokens.ids, tokens.offsets
         words = [cut(item, int(offsets[a, 0]), int(offsets[b - 1, 1])) for a, b in zip(firsts, ends, strict=True)]
     else:
-        pieces = [tokens_of(opened, index, word).ids for word in item]
-        pieces = [own if len(own) else np.array([opened.tokenizer.unk_id], np.int32) for own in pieces]
+        try:
+            pieces = word_pieces(opened.tokenizer, item)
+        except ValueError as error:
+            raise BadInput(index, str(error)) from error
         ids = np.concatenate([np.zeros(0, np.int32), *pieces])
         firsts = np.cumsum([0, *(len(own) for own in pieces)])[:-1]
         words = [(word, None, None) for word in item]

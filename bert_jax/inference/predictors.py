@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
+from bert_jax.data.spans import MAX_ANSWER_LENGTH, STRIDE, joined, span_scores, windows
 from bert_jax.inference import forward
 from bert_jax.inference.inputs import (
     BadInput,
@@ -23,12 +24,13 @@ from bert_jax.inference.inputs import (
     fitting,
     head_of,
     items_of,
-    joined,
     tokens_of,
     words_of,
 )
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
+from bert_jax.objectives.multilabel import MultiLabel
+from bert_jax.objectives.regress import Regress
 from bert_jax.objectives.span import Span
 from bert_jax.objectives.tag import Tag
 from bert_jax.text.tokenizer import Encoding, Tokenizer
@@ -36,7 +38,6 @@ from bert_jax.text.tokenizer import Encoding, Tokenizer
 MASK = "[MASK]"
 # Masks of a text that are predicted in one row; a text with more of them is read again for each further such number.
 MASKS_OF_A_ROW = 4
-STRIDE, MAX_ANSWER_LENGTH = 128, 30  # tokens (run_squad.py:85-88, 128-131)
 
 
 class Filling(NamedTuple):
@@ -54,6 +55,13 @@ class Classified(NamedTuple):
     probabilities: dict[str, float]
 
 
+class Labelled(NamedTuple):
+    """The labels that are more likely than not, the likeliest first, and the probability of each by itself."""
+
+    labels: list[str]
+    probabilities: dict[str, float]
+
+
 class Tagged(NamedTuple):
     """A word, its likeliest class, that one's probability, and its characters [start, end) of a string's words."""
 
@@ -65,10 +73,10 @@ class Tagged(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Characters [start, end) of a context.
+    """Characters [start, end) of a context; the empty text at 0 says that it has no answer.
 
-    score: the sum of the logits of its first and last token.
-    probability: softmax of the score over all spans of the context that are short enough.
+    score: the sum of the logits of its first and last token; of [CLS] as both, for no answer.
+    probability: softmax of the score over all spans of the context that are short enough, and no answer if asked for.
     """
 
     text: str
@@ -168,6 +176,33 @@ def classify(opened: Opened, texts: Any) -> Any:
     return found if isinstance(texts, list) else found[0]
 
 
+def multilabel(opened: Opened, texts: Any) -> Any:
+    """The labels that apply to each text, or each pair of texts: any number of them.
+
+    Arguments, names and errors are those of `classify`. Returns `Labelled`, or a list of them.
+    """
+    items = items_of(texts, str, tuple)
+    head = head_of(opened, MultiLabel, "multilabel")
+    labels = _labels(opened.model.objectives[head])
+    found = []
+    for row in _run(opened, forward.logits, (head,), encode(opened, items)):
+        order = np.argsort(-row, kind="stable")
+        likely = [labels[i] for i in order if row[i] >= 0]
+        found.append(Labelled(likely, dict(zip(labels, expit(row).tolist(), strict=True))))
+    return found if isinstance(texts, list) else found[0]
+
+
+def regress(opened: Opened, texts: Any) -> Any:
+    """The number that the model gives each text, or each pair of texts: a float, or a list of them.
+
+    Arguments and errors are those of `classify`.
+    """
+    items = items_of(texts, str, tuple)
+    head = head_of(opened, Regress, "regress")
+    found = [float(row[0]) for row in _run(opened, forward.logits, (head,), encode(opened, items))]
+    return found if isinstance(texts, list) else found[0]
+
+
 def tag(opened: Opened, texts: Any) -> list:
     """The class of each word, that of its first piece (Devlin et al. 2018, section 5.3).
 
@@ -204,6 +239,7 @@ def answer(
     top_k: int = 1,
     max_answer_length: int = MAX_ANSWER_LENGTH,
     stride: int = STRIDE,
+    no_answer_threshold: float | None = None,
 ) -> list:
     """The spans of a context that best answer a question.
 
@@ -216,8 +252,10 @@ def answer(
         top_k: answers to a question, if there are as many spans.
         max_answer_length: tokens of an answer, at most.
         stride: tokens between the starts of two windows.
+        no_answer_threshold: begin with "no answer" where its score, the lowest of the windows, is above that of the
+            best span by more than this (run_squad.py:905-912), as a model of SQuAD 2.0 wants; without, never.
 
-    Returns for each question a list of `Answer`, the best first; never a part of the question, never "no answer".
+    Returns for each question a list of `Answer`, the best first; never a part of the question.
     Raises TypeError or ValueError for bad input, a question that leaves no room, a missing tokenizer or head.
     """
     asked, given = items_of(questions, str), items_of(contexts, str)
@@ -227,28 +265,31 @@ def answer(
         if value < 1:
             raise ValueError(f"{name} {value}: must be at least 1")
     head = head_of(opened, Span, "answer")
-    texts, windows, which = [], [], []  # tokens of each context; (first token, encoding) and text of each window
+    longest = opened.model.encoder.max_length
+    texts, parts, which = [], [], []  # tokens of each context; (first token, encoding) and text of each window
     for i, (question, context) in enumerate(zip(asked, given, strict=True)):
         before, text = tokens_of(opened, i, question).ids, tokens_of(opened, i, context)
-        room = opened.model.encoder.max_length - len(before) - 3
-        if room < 1:
-            limit = opened.model.encoder.max_length
+        if longest - len(before) - 3 < 1:
             reason = f"the question has {len(before)} tokens, which leaves no room for a context: the model takes"
-            raise BadInput(i, f"{reason} {limit} with [CLS] and two [SEP]")
+            raise BadInput(i, f"{reason} {longest} with [CLS] and two [SEP]")
         if not len(text.ids):
             raise BadInput(i, f"there is nothing to answer from in the context {beginning(context)}")
         if opened.model.encoder.segment_types < 2:
             raise BadInput(i, "a question with its context needs two segment types, and this model has one")
         texts.append(text)
-        for start in _window_starts(len(text.ids), room, stride):
-            windows.append((start, joined(opened.tokenizer, before, text.ids[start : start + room])))
-            which.append(i)
-    tables = [np.full((len(text.ids), min(max_answer_length, len(text.ids))), -np.inf, np.float32) for text in texts]
-    rows = _run(opened, forward.logits, (head,), [encoding for _, encoding in windows])
-    for i, (start, encoding), row in zip(which, windows, rows, strict=True):
-        begin = np.flatnonzero(encoding.segments)[0]  # the context and its [SEP]
-        _enter_scores(tables[i][start:], row[begin : len(encoding.ids) - 1])
-    found = [_best_spans(*each, top_k) for each in zip(tables, texts, given, strict=True)]
+        own = windows(opened.tokenizer, before, text.ids, longest, stride)
+        parts += own
+        which += [i] * len(own)
+    rows = _run(opened, forward.logits, (head,), [encoding for _, encoding in parts])
+    bounds, found = np.searchsorted(which, np.arange(len(texts) + 1)), []
+    for i, (text, context) in enumerate(zip(texts, given, strict=True)):
+        own = range(bounds[i], bounds[i + 1])
+        starts = np.array([parts[row][0] for row in own])
+        begin = np.flatnonzero(parts[own[0]][1].segments)[0]  # the context and its [SEP]
+        logits = [rows[row][begin : len(parts[row][1].ids) - 1] for row in own]
+        table = span_scores(starts, logits, max_answer_length, max_context=False)
+        null = None if no_answer_threshold is None else min(float(rows[row][0].sum()) for row in own)
+        found.append(_best_spans(table, text, context, top_k, null, no_answer_threshold))
     return found[0] if isinstance(questions, str) else found
 
 
@@ -306,29 +347,17 @@ def _filling(tokenizer: Tokenizer, text: str, number: int, token: int, probabili
     return Filling(piece, probability, before + plain + after)
 
 
-def _window_starts(tokens: int, room: int, stride: int) -> list[int]:
-    """Windows of `room` tokens that begin `stride` apart, up to the first that reaches the end."""
-    starts = [0]
-    while starts[-1] + room < tokens:
-        starts.append(starts[-1] + min(room, stride))
-    return starts
-
-
-def _enter_scores(table: np.ndarray, logits: np.ndarray) -> None:
-    """Raises `table[i, n]`, the score of the n + 1 tokens from i on, to that of a window's tokens [m, 2] if higher."""
-    count = len(logits)
-    for n in range(min(table.shape[1], count)):
-        scores = logits[: count - n, 0] + logits[n:, 1]
-        table[: count - n, n] = np.maximum(table[: count - n, n], scores)
-
-
-def _best_spans(table: np.ndarray, tokens: Encoding, context: str, top_k: int) -> list[Answer]:
-    shares = softmax(table)
-    order = np.argsort(-table, axis=None, kind="stable")[:top_k]
-    found = []
-    for first, more in zip(*np.unravel_index(order, table.shape), strict=True):
+def _best_spans(
+    table: np.ndarray, tokens: Encoding, context: str, top_k: int, null: float | None, threshold: float | None
+) -> list[Answer]:
+    """The best spans of `span_scores`; before them "no answer", which has the score `null`, if that is high enough."""
+    shares, found = softmax(table if null is None else np.append(table, np.float32(null))), []
+    if null is not None and null - table.max() > threshold:
+        found.append(Answer("", null, float(shares[-1]), 0, 0))
+    for best in np.argsort(-table, axis=None, kind="stable")[: top_k - len(found)]:
+        first, more = np.unravel_index(best, table.shape)
         if np.isfinite(table[first, more]):
             start, end = int(tokens.offsets[first, 0]), int(tokens.offsets[first + more, 1])
             text, start, end = cut(context, start, end)
-            found.append(Answer(text, float(table[first, more]), float(shares[first, more]), start, end))
+            found.append(Answer(text, float(table[first, more]), float(shares.flat[best]), start, end))
     return found

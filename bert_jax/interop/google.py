@@ -56,9 +56,11 @@ def write(folder: Path, checkpoint: ForeignCheckpoint) -> None:
     """Writes `bert_config.json` and the checkpoint into a folder that is there.
 
     Raises ValueError for what the original has not: an activation, an untied decoder, an epsilon other than 1e-12, a
-    head; ImportError without TensorFlow, RuntimeError where its eager execution was switched off.
+    head, causal attention; ImportError without TensorFlow, RuntimeError where its eager execution was switched off.
     """
     encoder = checkpoint.encoder
+    if encoder.causal:
+        raise ValueError(f"the encoder is causal, which the original's is not and {CONFIG} cannot say")
     activation = next((theirs for theirs, ours in ACTIVATIONS.items() if ours == encoder.activation), None)
     if activation is None:
         raise ValueError(

@@ -14,7 +14,9 @@ from bert_jax.models.bert import Bert
 from bert_jax.objectives.choice import Choice
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
+from bert_jax.objectives.multilabel import MultiLabel
 from bert_jax.objectives.nsp import Nsp
+from bert_jax.objectives.regress import Regress
 from bert_jax.objectives.span import Span
 from bert_jax.objectives.tag import Tag
 
@@ -26,6 +28,8 @@ ARCHITECTURES = {
     frozenset({Mlm}): "BertForMaskedLM",
     frozenset({Nsp}): "BertForNextSentencePrediction",
     frozenset({Classify}): "BertForSequenceClassification",
+    frozenset({Regress}): "BertForSequenceClassification",
+    frozenset({MultiLabel}): "BertForSequenceClassification",
     frozenset({Tag}): "BertForTokenClassification",
     frozenset({Span}): "BertForQuestionAnswering",
     frozenset({Choice}): "BertForMultipleChoice",
@@ -193,7 +197,7 @@ def _classifier(classes: int, config: Mapping[str, Any], encoder: Bert) -> tuple
     dropout = config.get("classifier_dropout")
     dropout = encoder.dropout if dropout is None else float(dropout)
     kind = (config.get("architectures") or ["BertForSequenceClassification"])[0]
-    problem = config.get("problem_type") or "single_label_classification"
+    problem = config.get("problem_type") or ("regression" if classes == 1 else "single_label_classification")
     labels = labels_of(config, classes)
     if kind == "BertForTokenClassification":
         return "tag", Tag(classes, dropout, encoder.init_stddev, labels), ""
@@ -201,13 +205,17 @@ def _classifier(classes: int, config: Mapping[str, Any], encoder: Bert) -> tuple
         return "", None, f"the classifier of {kind} needs a pooler and is not opened"
     if kind == "BertForMultipleChoice":
         return "choice", Choice(0, dropout, encoder.init_stddev), ""
-    if classes == 1 or problem != "single_label_classification":
-        what = "a regression" if classes == 1 else f"for {problem}"
-        return "", None, f"the classifier is {what}, which no objective here is, and is not opened"
     remark = (
         "" if config.get("architectures") else "config.json names no architecture: the classifier is taken for texts"
     )
-    return "classify", Classify(classes, dropout, encoder.init_stddev, labels), remark
+    if problem == "regression" and classes == 1:
+        return "regress", Regress(dropout, encoder.init_stddev), remark
+    if problem == "multi_label_classification":
+        return "multilabel", MultiLabel(classes, dropout, encoder.init_stddev, labels), remark
+    if problem == "single_label_classification" and classes > 1:
+        return "classify", Classify(classes, dropout, encoder.init_stddev, labels), remark
+    outputs = f"{classes} output{'s' if classes > 1 else ''}"
+    return "", None, f"the classifier is a {problem} of {outputs}, which no objective here is, and is not opened"
 
 
 def labels_of(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
@@ -226,6 +234,11 @@ def config_of(checkpoint: ForeignCheckpoint) -> dict[str, Any]:
     if kinds not in ARCHITECTURES or len(kinds) != len(heads):
         listing = ", ".join(heads)
         raise ValueError(f"no class of transformers has the heads {listing}: choose those to save with `heads`")
+    if encoder.causal:
+        raise ValueError(
+            "the encoder is causal, and transformers' causal BERT (is_decoder) pools the first token where this one "
+            "pools the last: format bert_jax keeps it"
+        )
     activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == encoder.activation)
     config = {"architectures": [ARCHITECTURES[kinds]], "model_type": "bert", "hidden_act": activation}
     config |= {theirs: getattr(encoder, ours) for theirs, ours in FIELDS.items()}
@@ -239,9 +252,13 @@ def config_of(checkpoint: ForeignCheckpoint) -> dict[str, Any]:
                         f"head {name!r}: config.json has one field for both"
                     )
             config["tie_word_embeddings"] = head.tied
-        if isinstance(head, Classify | Tag | Choice):
+        if isinstance(head, Classify | Regress | MultiLabel | Tag | Choice):
             config["classifier_dropout"] = head.dropout
-        if isinstance(head, Classify | Tag):
+        if isinstance(head, Regress):
+            config |= {"problem_type": "regression", "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        if isinstance(head, MultiLabel):
+            config["problem_type"] = "multi_label_classification"
+        if isinstance(head, Classify | MultiLabel | Tag):
             labels = head.labels or tuple(f"LABEL_{i}" for i in range(head.num_classes))
             if len(labels) != head.num_classes:
                 raise ValueError(f"the head {name!r} has {head.num_classes} classes, but {len(labels)} labels")

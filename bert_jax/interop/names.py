@@ -20,7 +20,9 @@ from bert_jax.models.bert import Bert
 from bert_jax.objectives.choice import Choice
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
+from bert_jax.objectives.multilabel import MultiLabel
 from bert_jax.objectives.nsp import Nsp
+from bert_jax.objectives.regress import Regress
 from bert_jax.objectives.span import Span
 from bert_jax.objectives.tag import Tag
 
@@ -96,6 +98,8 @@ HEADS: dict[type, tuple[Parameter, ...]] = {
     Mlm: MLM,
     Nsp: _output("cls.seq_relationship", "cls/seq_relationship/"),
     Classify: _output("classifier", ""),
+    Regress: _output("classifier", ""),
+    MultiLabel: _output("classifier", ""),
     Tag: _output("classifier", ""),
     Span: _output("qa_outputs", "cls/squad/"),
     Choice: _output("classifier", ""),
@@ -109,7 +113,7 @@ def parameters(encoder: Bert, objectives: Mapping[str, nn.Module]) -> Iterator[t
     """
     yield from (("encoder", parameter) for parameter in (*EMBEDDINGS, *LAYERS, *(POOLER if encoder.pooler else ())))
     for name, objective in objectives.items():
-        if type(objective) not in HEADS:
+        if type(objective) not in HEADS or getattr(objective, "features", None) is not None:
             raise ValueError(f"objective {name!r} ({type(objective).__name__}) has no counterpart outside this project")
         own = HEADS[type(objective)] + (DECODER if isinstance(objective, Mlm) and not objective.tied else ())
         yield from ((f"objectives_{name}", parameter) for parameter in own)
@@ -220,7 +224,7 @@ def _spaced(axes: str) -> str:
 
 
 def _classes(objective: nn.Module | None) -> int:
-    return {Nsp: 2, Span: 2, Choice: 1}.get(type(objective), getattr(objective, "num_classes", 0))
+    return {Nsp: 2, Span: 2, Choice: 1, Regress: 1}.get(type(objective), getattr(objective, "num_classes", 0))
 
 
 def _set(tree: dict, path: str, value: np.ndarray) -> None:

@@ -30,6 +30,12 @@ class Multitask(nn.Module):
         of the losses, which outputs do not depend on, are left out."""
         return self.clone(objectives=FrozenDict(self.objectives), weights=None)
 
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether any objective does: not one that reads its layers as given features (`models.frozen.Frozen`). An
+        encoder that is not trained has no dropout and no gradient."""
+        return any(getattr(self.objectives[name], "features", None) is None for name in self.objectives)
+
     def for_vocabulary(self, vocab_size: int, special_ids: tuple[int, ...]) -> "Multitask":
         """The same learner over a vocabulary (its size and its [CLS], [SEP], [MASK]).
 
@@ -63,9 +69,11 @@ class Multitask(nn.Module):
 
     def __call__(self, batch: Mapping[str, Array], train: bool = False) -> dict[str, Mean]:
         """Metrics by name; `loss_of` gives what is minimised."""
-        encoded = self.encoder(batch, train)
+        encoded = self.encoder(batch, train and self.trains_encoder)
         metrics = {}
         for name in self.objectives:  # over the keys: a bound module's dict is a FrozenDict with one-shot items()
+            if hasattr(self.objectives[name], "check_encoder"):
+                self.objectives[name].check_encoder(self.encoder)
             own = self.objectives[name](encoded, batch, train)
             metrics |= {f"{name}/{metric}": mean for metric, mean in own.items()}
         return metrics

@@ -33,6 +33,10 @@ class Bert(nn.Module):
         norm_epsilon: of every layer norm.
         init_stddev: of every kernel and table.
         pooler: whether there is one.
+        causal: a token sees itself and those before it only: the left-to-right model of the paper's ablation (section
+            5.1), in fine-tuning, too. `[CLS]` then sees nothing but itself, so the pooler is over the last token of a
+            row that is no padding, its closing `[SEP]`, which sees them all (as Radford et al. 2018, section 3.2, read
+            a left-to-right model). In a packed row that is the last token of the last sequence.
         scan: one looped layer instead of unrolled ones: compiles faster, runs slower, same parameters.
         remat: recompute each layer in the backward pass instead of keeping its activations.
         dtype: of the operands of every dot; `auto` is float32 on CPU, bfloat16 elsewhere. Parameters stay float32.
@@ -51,6 +55,7 @@ class Bert(nn.Module):
     norm_epsilon: float = 1e-12
     init_stddev: float = INIT_STDDEV
     pooler: bool = True
+    causal: bool = False
     scan: bool = False
     remat: bool = False
     dtype: ComputeDtype = "auto"
@@ -82,6 +87,7 @@ class Bert(nn.Module):
             self.norm_epsilon,
             self.init_stddev,
             self.dtype,
+            self.causal,
             name="layers",
         )
         hidden, layers = stack(
@@ -97,10 +103,11 @@ class Bert(nn.Module):
         pooled = None
         if self.pooler:  # modeling.py:224-232: always tanh, whatever the activation
             first = Linear("BD,DE->BE", (self.width,), stddev=self.init_stddev, dtype=self.dtype, name="pooler")
-            pooled = jnp.tanh(first(hidden[:, 0]))
+            pooled = jnp.tanh(first(_last(hidden, batch) if self.causal else hidden[:, 0]))
             pooled = pooled.astype(compute_dtype(self.dtype))
         hidden = hidden.astype(compute_dtype(self.dtype))
-        return Encoded(hidden, pooled, table, {"embeddings": embeddings, "layers": layers})
+        inner = {"embeddings": embeddings, "layers": layers}
+        return Encoded(hidden, pooled, table, inner, batch.get("lengths"), batch.get("sequence_ids"))
 
     def _check(self, batch: Mapping[str, Array]) -> None:
         if self.width % self.num_heads:
@@ -150,6 +157,7 @@ class Layer(nn.Module):
     norm_epsilon: float
     init_stddev: float
     dtype: ComputeDtype
+    causal: bool = False
 
     @nn.compact
     def __call__(
@@ -161,12 +169,24 @@ class Layer(nn.Module):
     ) -> Float[Array, "B L D"]:
         drop = Dropout(self.dropout)
         attention = SelfAttention(
-            self.num_heads, self.attention_dropout, self.init_stddev, self.dtype, name="attention"
+            self.num_heads, self.attention_dropout, self.init_stddev, self.dtype, self.causal, name="attention"
         )
         mixed = drop(attention(x, lengths, sequence_ids, train), train)
         x = LayerNorm(self.norm_epsilon, name="attention_norm")(x + mixed)
         wide = Mlp(self.mlp_width, self.activation, self.init_stddev, self.dtype, name="mlp")(x)
         return LayerNorm(self.norm_epsilon, name="mlp_norm")(x + drop(wide, train))
+
+
+def _last(hidden: Float[Array, "B L D"], batch: Mapping[str, Array]) -> Float[Array, "B D"]:
+    """The last token of each row that is no padding."""
+    length = hidden.shape[1]
+    if "sequence_ids" in batch:
+        last = jnp.max(jnp.where(batch["sequence_ids"] > 0, jnp.arange(length), 0), axis=1)
+    elif "lengths" in batch:
+        last = jnp.maximum(batch["lengths"] - 1, 0)
+    else:
+        return hidden[:, -1]
+    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
 
 
 # name: (layers, width). Heads are width / 64, the feed-forward width is 4 x width in all of them.

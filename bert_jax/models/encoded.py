@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class Encoded(NamedTuple):
@@ -13,12 +13,15 @@ class Encoded(NamedTuple):
         pooled: the pooler's output per row, likewise, or None for an encoder without one.
         table: the token embeddings, so that tying a decoder to them is an argument.
         intermediates: by name, e.g. `embeddings` [B, L, D] and `layers` [N, B, L, D]; jit drops what is unused.
+        lengths, sequence_ids: of the batch, if it has them: what tells the tokens of a row from padding.
     """
 
     hidden: Float[Array, "B L D"]
     pooled: Float[Array, "B D"] | None
     table: Float[Array, "V E"]
     intermediates: dict[str, Array]
+    lengths: Int[Array, " B"] | None = None
+    sequence_ids: Int[Array, "B L"] | None = None
 
     def pooled_or_error(self) -> Float[Array, "B D"]:
         """`pooled`; raises ValueError for an encoder without a pooler, which a head over it cannot use."""

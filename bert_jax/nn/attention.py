@@ -14,19 +14,25 @@ def visible_keys(
     length: int,
     lengths: Int[Array, " B"] | None = None,
     sequence_ids: Int[Array, "B M"] | None = None,
-) -> Bool[Array, "B 1 #L M"] | None:
+    causal: bool = False,
+) -> Bool[Array, "#B 1 #L M"] | None:
     """Which keys each query attends to, from what tells the tokens of a row apart.
 
     Args:
         length: M, the width of the rows.
         lengths: right-padded rows; every query sees the first `lengths` keys (modeling.py:524-555).
         sequence_ids: several sequences in a row, or holes; a query sees the keys that have its own id. 0 is padding.
+        causal: of these, a query sees its own and those before it, in the order of the row.
     """
+    visible = None
     if sequence_ids is not None:
-        return (sequence_ids[:, :, None] == sequence_ids[:, None, :])[:, None]
-    if lengths is not None:
-        return (jnp.arange(length)[None, :] < lengths[:, None])[:, None, None]
-    return None
+        visible = (sequence_ids[:, :, None] == sequence_ids[:, None, :])[:, None]
+    elif lengths is not None:
+        visible = (jnp.arange(length)[None, :] < lengths[:, None])[:, None, None]
+    if causal:
+        before = jnp.tri(length, dtype=bool)[None, None]
+        visible = before if visible is None else visible & before
+    return visible
 
 
 def attend(
@@ -36,6 +42,7 @@ def attend(
     dtype: jnp.dtype,
     lengths: Int[Array, " B"] | None = None,
     sequence_ids: Int[Array, "B M"] | None = None,
+    causal: bool = False,
     dropout=lambda probabilities: probabilities,
 ) -> tuple[Float[Array, "B H L K"], Float[Array, "B H L M"]]:
     """Scaled dot-product attention; returns the mixed values and the probabilities before dropout.
@@ -44,7 +51,7 @@ def attend(
     the same 0.0 as with the original's adder of -10000 (modeling.py:712); a row without any visible key stays finite.
     """
     scores = dot("BHLK,BHMK->BHLM", query, key, dtype) * (query.shape[-1] ** -0.5)
-    visible = visible_keys(key.shape[2], lengths, sequence_ids)
+    visible = visible_keys(key.shape[2], lengths, sequence_ids, causal)
     if visible is not None:
         scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
     probabilities = jax.nn.softmax(scores, axis=-1)
@@ -58,6 +65,7 @@ class SelfAttention(nn.Module):
     dropout: float = 0.1
     stddev: float = INIT_STDDEV
     dtype: ComputeDtype = "auto"
+    causal: bool = False
 
     @nn.compact
     def __call__(
@@ -78,6 +86,7 @@ class SelfAttention(nn.Module):
             dtype=compute_dtype(self.dtype),
             lengths=lengths,
             sequence_ids=sequence_ids,
+            causal=self.causal,
             dropout=lambda probabilities: drop(probabilities, train),
         )
         return Linear("BHLK,HKD->BLD", (width,), stddev=self.stddev, dtype=self.dtype, name="out")(mixed)

@@ -103,30 +103,35 @@ class Mlm(nn.Module):
     def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:
         """Loss in nats and accuracy over the chosen positions (run_pretraining.py:240-285)."""
         # Gathered first, so that the transform and the vocabulary projection see P rows and not L.
-        logits = self._logits(encoded, jnp.take_along_axis(encoded.hidden, batch["mlm_positions"][..., None], axis=1))
+        x = jnp.take_along_axis(encoded.hidden, batch["mlm_positions"][..., None], axis=1)
+        logits = token_logits(self, encoded, x)
         labels, weights = batch["mlm_labels"], batch["mlm_weights"]
         return classification(logits, labels, weights)
 
     @nn.compact
     def outputs(self, encoded: Encoded) -> dict[str, Float[Array, "B L V"]]:
         """`mlm_logits` [B, L, V] of every position."""
-        return {"mlm_logits": self._logits(encoded, encoded.hidden)}
+        return {"mlm_logits": token_logits(self, encoded, encoded.hidden)}
 
-    @nn.nowrap
-    def _logits(self, encoded: Encoded, x: Float[Array, "B P D"]) -> Float[Array, "B P V"]:
-        width = encoded.table.shape[1]
-        x = Linear("BPD,DE->BPE", (width,), stddev=self.init_stddev, dtype=str(encoded.hidden.dtype), name="transform")(
-            x
-        )
-        x = LayerNorm(self.norm_epsilon, name="norm")(ACTIVATIONS[self.activation](x))
-        bias = self.param(
-            "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("V",)), (encoded.table.shape[0],)
-        )
-        table = encoded.table
-        if not self.tied:
-            init = nn.with_logical_partitioning(kernel_init(self.init_stddev), ("V", "D"))
-            table = self.param("decoder", init, table.shape)
-        return dot("BPE,VE->BPV", x, table, encoded.hidden.dtype) + bias
+
+def token_logits(head: nn.Module, encoded: Encoded, x: Float[Array, "B P D"]) -> Float[Array, "B P V"]:
+    """A score for each piece of the vocabulary: transform, norm, decoder (run_pretraining.py:246-268).
+
+    Args:
+        head: whose parameters they become, called from its compact method; has the fields `activation`,
+            `norm_epsilon`, `init_stddev` and `tied`.
+        x: hidden states of the positions that are predicted.
+    """
+    dtype = encoded.hidden.dtype
+    pieces, width = encoded.table.shape
+    x = Linear("BPD,DE->BPE", (width,), stddev=head.init_stddev, dtype=str(dtype), name="transform")(x)
+    x = LayerNorm(head.norm_epsilon, name="norm")(ACTIVATIONS[head.activation](x))
+    bias = head.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("V",)), (pieces,))
+    table = encoded.table
+    if not head.tied:
+        init = nn.with_logical_partitioning(kernel_init(head.init_stddev), ("V", "D"))
+        table = head.param("decoder", init, table.shape)
+    return dot("BPE,VE->BPV", x, table, dtype) + bias
 
 
 def _choose_words(

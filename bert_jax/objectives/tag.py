@@ -1,6 +1,7 @@
 """Tagging: a class for every token (Devlin et al. 2018, section 5.3: named entities)."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,12 +21,15 @@ class Tag(nn.Module):
         num_classes: C; 0 stands for that of the task's data.
         dropout: on the hidden states.
         labels: the names of the classes, in order, where they are known.
+        features: what is read in place of the last layer, a module `(encoded) -> Encoded`: `models.frozen.Frozen`, the
+            feature-based approach of the same section, under which the encoder is not trained.
     """
 
     num_classes: int = 0
     dropout: float = 0.1
     init_stddev: float = INIT_STDDEV
     labels: tuple[str, ...] = ()
+    features: Any = None
 
     @nn.compact
     def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:
@@ -49,6 +53,8 @@ class Tag(nn.Module):
     def _logits(self, encoded: Encoded, train: bool) -> Float[Array, "B L C"]:
         if self.num_classes < 2:
             raise ValueError(f"Tag has num_classes {self.num_classes}: give at least 2")
+        if self.features is not None:
+            encoded = self.features(encoded)
         output = Linear(
             "BLD,DC->BLC", (self.num_classes,), self.init_stddev, dtype=str(encoded.hidden.dtype), name="output"
         )

@@ -1,17 +1,16 @@
 """Classification of texts or pairs of texts."""
 
-import math
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from bert_jax.data.features import Features, encode_texts
+from bert_jax.data.features import Features
 from bert_jax.data.tables import Row, Tables, usable
 from bert_jax.learners.multitask import Multitask
 from bert_jax.tasks.metrics import CLASS_METRICS
+from bert_jax.tasks.texts import bad_text, beginning, check_text_columns, features_of, in_order, shares, with_classes
 from bert_jax.text.tokenizer import Tokenizer
 
 
@@ -27,10 +26,11 @@ class Classification:
     """besides loss and accuracy; f1 is that of the second class"""
     name: str = ""
     """how the task is called in reports, such as SST-2"""
+    labels: tuple[str, ...] = ()
+    """the classes in order, where they are not to be found in the training rows; another label is then a bad row"""
 
     def __post_init__(self):
-        if not 1 <= len(self.data.text_columns) <= 2:
-            raise ValueError(f"text_columns {self.data.text_columns}: one field, or two for a pair")
+        check_text_columns(self.data)
 
     def tokenizer(self) -> None:
         return None
@@ -43,26 +43,21 @@ class Classification:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Labels of the training rows in order: whole numbers by value, then the others alphabetically."""
-        rows, _ = usable(self.data.all_train_rows, self._empty, self.data.skip_bad_rows)
-        labels = {row.fields[self.data.label_column] for row in rows}
-        number = {label: int(label) if re.fullmatch("-?[0-9]+", label) else math.inf for label in labels}
-        return tuple(sorted(labels, key=lambda label: (number[label], label)))
+        """`labels`, or those of the training rows in order: whole numbers by value, then the others alphabetically."""
+        if self.labels:
+            return self.labels
+        column = self.data.label_column
+        rows, _ = usable(self.data.label_rows, lambda row: bad_text(self.data, row, column), self.data.skip_bad_rows)
+        return in_order(row.fields[column] for row in rows)
 
     def prepare(self, learner: Multitask) -> Multitask:
         """Gives the head its number of classes. Raises ValueError where the head says another one."""
-        head, source = learner.objectives["classify"], self.data.train
-        if len(self.classes) < 2:
+        source, number = self.data.train, len(self.classes)
+        if number < 2:
             raise ValueError(f"{source}: every row has the label {self.classes[0]!r}; two classes are needed")
-        if head.num_classes not in (0, len(self.classes)):
-            raise ValueError(
-                f"the head has num_classes {head.num_classes}, but {source} has the {len(self.classes)} "
-                f"labels {', '.join(self.classes)} in field {self.data.label_column!r}"
-            )
-        if {"f1", "matthews"} & set(self.metrics) and len(self.classes) != 2:
-            raise ValueError(f"f1 and matthews are of two classes, but {source} has {len(self.classes)}: macro_f1?")
-        head = replace(head, num_classes=len(self.classes), labels=self.classes)
-        return replace(learner, objectives=dict(learner.objectives) | {"classify": head})
+        if {"f1", "matthews"} & set(self.metrics) and number != 2:
+            raise ValueError(f"f1 and matthews are of two classes, but {source} has {number}: macro_f1?")
+        return with_classes(learner, "classify", self.classes, self.data)
 
     def baselines(self, train: Features, evaluation: Features) -> dict[str, float]:
         """`classify/accuracy` of always answering the most frequent class of the training rows."""
@@ -93,31 +88,27 @@ class Classification:
     def preview(self, train: Features, tokenizer: Tokenizer) -> list[str]:
         """What is trained on: examples as the model reads them, the classes and their shares, what was left out."""
         counts = np.bincount(train.targets["label"], minlength=len(self.classes))
-        order = np.argsort(-counts, kind="stable")
-        shares = [f"{self.classes[i]} {counts[i] / counts.sum():.1%}" for i in order[:20]]
-        more = f", and {len(order) - 20} more" if len(order) > 20 else ""
         return [
             *train.preview(tokenizer),
-            f"{len(self.classes)} classes: {', '.join(shares)}{more}",
-            *self.data.notes(self._empty),
+            f"{len(self.classes)} classes: {shares(self.classes, counts, len(train))}",
+            *self.data.notes(self._bad),
         ]
 
-    def _empty(self, row: Row) -> str | None:
-        return self.data.empty_field(row)
-
     def _bad(self, row: Row) -> str | None:
-        label = row.fields[self.data.label_column]
-        if label not in self._numbers:
-            return f"label {label!r} is none of the classes of {self.data.train}: {', '.join(self.classes)}"
-        return self._empty(row)
+        column = self.data.label_column
+        if reason := bad_text(self.data, row, column):
+            return reason
+        if row.fields[column] in self._numbers:
+            return None
+        of = "" if self.labels else f" of {self.data.train}"
+        return f"label {row.fields[column]!r} is none of the classes{of}: {beginning(self.classes)}"
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {name: i for i, name in enumerate(self.classes)}
 
     def _features(self, rows: list[Row], tokenizer: Tokenizer) -> Features:
-        rows, _ = usable(rows, self._bad, self.data.skip_bad_rows)
-        texts = [tuple(row.fields[column] for column in self.data.text_columns) for row in rows]
-        labels = np.array([self._numbers[row.fields[self.data.label_column]] for row in rows], np.int32)
-        encodings, cut = encode_texts(texts, tokenizer, self.max_length)
-        return Features(encodings, {"label": labels}, tokenizer, self.max_length, truncated=cut)
+        def targets(rows: list[Row]) -> dict[str, np.ndarray]:
+            return {"label": np.array([self._numbers[row.fields[self.data.label_column]] for row in rows], np.int32)}
+
+        return features_of(self.data, rows, self._bad, targets, tokenizer, self.max_length)

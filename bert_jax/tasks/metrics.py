@@ -13,6 +13,12 @@ CLASS_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "matthews": matthews_corrcoef,
 }
 
+# Of labels that exclude nothing: what is right and what was found, both [n, C] of yes and no.
+LABEL_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "micro_f1": lambda wanted, found: f1_score(wanted, found, average="micro", zero_division=0.0),
+    "macro_f1": lambda wanted, found: f1_score(wanted, found, average="macro", zero_division=0.0),
+}
+
 
 def pearson(targets: np.ndarray, found: np.ndarray) -> float:
     """Linear correlation; 0 where one of the two is constant, which has none."""

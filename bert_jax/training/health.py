@@ -62,14 +62,20 @@ def degenerate(metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str
 
     Args:
         metrics: of the last evaluation, `source/head/metric`.
-        baselines: of each source, `head/metric`; where a head has an accuracy it decides, else its loss.
+        baselines: of each source, `head/metric`. A head is no better if it is so in all of them; losses count only
+            where it has nothing else.
     """
     for source, values in baselines.items():
-        for name, value in values.items():
-            head, _, kind = name.rpartition("/")
-            found = metrics.get(f"{source}/{name}")
-            if found is None or (kind == "loss" and f"{head}/accuracy" in values):
-                continue
-            if not math.isfinite(found) or (found >= value if kind == "loss" else found <= value):
-                return f"{source}/{name} is {found:.4f}, and {value:.4f} without looking at the input"
+        for head in dict.fromkeys(name.rpartition("/")[0] for name in values):
+            own = {name: value for name, value in values.items() if name.startswith(f"{head}/")}
+            own = {name: value for name, value in own.items() if not is_loss(name)} or own
+            found = {name: metrics.get(f"{source}/{name}", math.nan) for name in own}
+            if not any(value < own[name] if is_loss(name) else value > own[name] for name, value in found.items()):
+                worth = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+                return f"{source}/{head} is no better than without looking at the input: {worth}"
     return None
+
+
+def is_loss(metric: str) -> bool:
+    """Whether less is better of a metric."""
+    return metric.rsplit("/", 1)[-1] in ("loss", "mse")

@@ -163,13 +163,14 @@ def _summary(values: Mapping[str, float]) -> str:
 
 
 def _worth_showing(values: Mapping[str, float]) -> Iterable[str]:
-    """The total loss if there is one, else every loss; every accuracy; learning rate and speed; else all there is."""
-    kinds = [name.rsplit("/", 1)[-1] for name in values]
-    known = any(kind in _FORMATS for kind in kinds)
-    for (name, value), kind in zip(values.items(), kinds, strict=True):
+    """The total loss if there is one, else every loss; learning rate and speed; of all else that a training reports,
+    every accuracy, and of an evaluation everything."""
+    training = "learning_rate" in values
+    for name, value in values.items():
+        kind = name.rsplit("/", 1)[-1]
         if kind in _FORMATS and not (kind == "loss" and name != "loss" and "loss" in values):
             yield f"{_SHORT.get(name, name)} {_FORMATS[kind].format(value)}"
-        elif not known:
+        elif kind not in _FORMATS and not training:
             yield f"{name} {value:.4g}"
 
 

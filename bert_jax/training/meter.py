@@ -33,7 +33,7 @@ class Meter:
     Args:
         together: the runs that the steps train at once.
         schedule: learning rate by step, counted from 0.
-        batch_size: rows of a batch.
+        batch_size: examples of a batch, each of one row or of several.
         flops: of one training step, without recomputation.
         peak: flop/s that the devices together reach at most, for `mfu`.
     """

@@ -48,3 +48,47 @@ def test_a_batch_has_the_contracted_arrays():
     }
     assert batch["example"].tolist() == [2, 0, 2] and batch["label"].tolist() == [1, 2, 1]
     assert batch["tokens"][:, 1].tolist() == [C, A, C]
+
+
+def test_cut_rows_are_counted():
+    """Those that lost a token, not those that just fit: 2 and 1 of the texts and pairs have 4 tokens too many or 1."""
+    assert features_of([("a b",), ("a b c d",), ("a b c d a b c d",), ("a b c d a",)], 4 * [0], 6).truncated == 2
+    assert features_of([("a", "b"), ("a b", "c d"), ("a", "b c d")], 3 * [0], 6).truncated == 2
+
+
+def test_several_rows_of_an_example():
+    """They follow each other, in the order of the examples asked for, each with its own number and target."""
+    encodings, _ = encode_texts([("a", "b"), ("a", "c"), ("b", "c"), ("b", "d")], TOKENIZER, 6)
+    features = Features(encodings, {"label": np.array([1, 1, 0, 0])}, TOKENIZER, 6, rows_each=2)
+    assert len(features) == 2
+    batch = features.read(np.array([1, 0]))
+    assert batch["tokens"][:, [1, 3]].tolist() == [[B, C], [B, D], [A, B], [A, C]]
+    assert batch["example"].tolist() == [2, 3, 0, 1] and batch["label"].tolist() == [0, 0, 1, 1]
+    lines = features.preview(TOKENIZER, examples=1)
+    assert [line for line in lines if line.startswith("example")] == [
+        "example 0: [CLS] a [SEP] b [SEP]",
+        "example 0: [CLS] a [SEP] c [SEP]",
+    ]
+
+
+def test_targets_of_any_shape():
+    """One entry a row, whatever its axes and type."""
+    encodings, _ = encode_texts([("a",), ("b",), ("c",)], TOKENIZER, 4)
+    targets = {"targets": np.eye(3, dtype=np.float32), "target": np.float32([0.5, 1, 2])}
+    batch = Features(encodings, targets, TOKENIZER, 4).read(np.array([2, 1]))
+    assert batch["targets"].tolist() == [[0, 0, 1], [0, 1, 0]] and batch["target"].tolist() == [2, 1]
+    assert batch["targets"].dtype == batch["target"].dtype == np.float32
+
+
+def test_the_preview_shows_what_the_model_reads():
+    """The pieces without padding, what is wanted, the share that was cut; long rows are abbreviated."""
+    features = features_of([("a zz",), ("a b c d a b c d",)], [1, 0], 6)
+    assert features.preview(TOKENIZER) == [
+        "example 0: [CLS] a [UNK] [SEP]",
+        "  4 tokens, label 1",
+        "example 1: [CLS] a b c d [SEP]",
+        "  6 tokens, label 0",
+        "50.0% of the rows were cut to 6 tokens; mean length 5.0",
+    ]
+    long = features_of([("a " * 300,)], [0], 302)
+    assert len(long.preview(TOKENIZER)[0]) == len("example 0: ") + 300 and long.preview(TOKENIZER)[0].endswith("...")

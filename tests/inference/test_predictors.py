@@ -5,12 +5,14 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 
 from bert_jax.inference import forward
 from bert_jax.inference.inputs import BadInput
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
+from bert_jax.objectives.multilabel import MultiLabel
+from bert_jax.objectives.regress import Regress
 from bert_jax.objectives.span import Span
 from bert_jax.objectives.tag import Tag
 from bert_jax.pretrained import compute
@@ -301,6 +303,66 @@ def test_answers_to_many_questions(answerer):
     for question, context, answers in zip(questions, contexts, found, strict=True):
         assert answers[0].text == answerer.answer(question, context)[0].text
     assert found[2][0].text == "王" and found[2][0].probability == 1.0
+
+
+@pytest.mark.parametrize("words", [10, 90])
+def test_no_answer(answerer, words):
+    """First where it scores above the best span by more than the threshold; its score is the lowest of the windows."""
+    question, context = "Who runs?", texts_of([words])[0]
+    spans = answerer.answer(question, context, top_k=3)
+    q, c = TOKENIZER.encode(question).ids.tolist(), TOKENIZER.encode(context).ids.tolist()
+    room, null = 40 - len(q) - 3, np.inf
+    for start in range(0, words, room):  # the stride is longer than a window
+        window = c[start : start + room]
+        segments = np.array([[0] * (len(q) + 2) + [1] * (len(window) + 1)])
+        logits = np.asarray(answerer(np.array([[2, *q, 3, *window, 3]]), segments)["logits"])
+        null = min(null, float(logits[0, 0].sum()))
+    above = null - spans[0].score
+    found = answerer.answer(question, context, top_k=3, no_answer_threshold=above - 0.01)
+    assert (found[0].text, found[0].start, found[0].end) == ("", 0, 0)
+    close(found[0].score, null)
+    assert [(a.text, a.score) for a in found[1:]] == [(a.text, a.score) for a in spans[:2]]
+    close(found[0].probability / found[1].probability, np.exp(above))
+    kept = answerer.answer(question, context, top_k=3, no_answer_threshold=above + 0.01)
+    assert [(a.text, a.score) for a in kept] == [(a.text, a.score) for a in spans]
+    assert kept[0].probability < spans[0].probability  # no answer has a share of it
+
+
+# ---- regress, multilabel ---------------------------------------------------------------------------------------------
+
+
+def test_a_number_for_each_text():
+    """What `p(...)` calls logits, of texts and of pairs, in their order; a string gives a float."""
+    p = opened(regress=Regress())
+    texts = [*texts_of((3, 20, 1)), ("the cat", "a dog")]
+    found = p.regress(texts)
+    for text, value in zip(texts, found, strict=True):
+        close(value, outputs(p, *([text] if isinstance(text, str) else text))["logits"][0])
+    assert isinstance(found[0], float) and p.regress(texts[0]) == pytest.approx(found[0]) and p.regress([]) == []
+    assert len(set(found)) == 4
+
+
+def test_the_labels_of_each_text():
+    """Every label by itself; those above one half, the likeliest first. None or all of them may apply."""
+    names = ("news", "sport", "art")
+    p = opened(multilabel=MultiLabel(3, labels=names))
+    texts = [*texts_of(range(1, 12)), ("the cat", "a dog")]
+    found = p.multilabel(texts)
+    for text, labelled in zip(texts, found, strict=True):
+        shares = expit(outputs(p, *([text] if isinstance(text, str) else text))["logits"])
+        assert tuple(labelled.probabilities) == names
+        close(list(labelled.probabilities.values()), shares)
+        assert labelled.labels == [names[i] for i in np.argsort(-shares) if shares[i] >= 0.5]
+    assert len({len(labelled.labels) for labelled in found}) > 1  # not the same for all
+    assert p.multilabel(texts[0]).labels == found[0].labels
+    assert set(opened(multilabel=MultiLabel(2)).multilabel("a").probabilities) == {"LABEL_0", "LABEL_1"}
+
+
+@pytest.mark.parametrize(("method", "kind"), [("regress", "Regress"), ("multilabel", "MultiLabel")])
+def test_each_wants_its_own_head(method, kind):
+    """A classifier has logits too, of another meaning."""
+    with pytest.raises(ValueError, match=rf"{method} needs one head of the kind {kind}, but the model has classify"):
+        getattr(opened(classify=Classify(2)), method)("a cat")
 
 
 # ---- SentencePiece ---------------------------------------------------------------------------------------------------

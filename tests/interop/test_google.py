@@ -257,6 +257,7 @@ def test_which_checkpoint(tensorflow, saved):
         ({}, {"norm_epsilon": 1e-5}, "norm_epsilon 1e-05 cannot be said in bert_config.json"),
         ({"mlm": Mlm(tied=False)}, {}, "untied decoder"),
         ({"tag": Tag(3)}, {}, r"no head as 'tag' \(Tag\)"),
+        ({}, {"causal": True}, "the encoder is causal.*bert_config.json cannot say"),
     ],
 )
 def test_what_the_original_cannot_say(tmp_path, heads, overrides, message):

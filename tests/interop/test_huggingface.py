@@ -12,7 +12,9 @@ import safetensors.numpy
 from bert_jax.interop import names
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
+from bert_jax.objectives.multilabel import MultiLabel
 from bert_jax.objectives.nsp import Nsp
+from bert_jax.objectives.regress import Regress
 from bert_jax.pretrained import load
 from bert_jax.text.wordpiece import WordPiece
 from tests.interop.numpy_bert import forward
@@ -160,6 +162,13 @@ def test_pooler_stays_behind(tmp_path, name):
     outputs = dict(p(**batch))
     del outputs["pooled"]
     assert_same(again(**batch), outputs)
+
+
+def test_a_causal_encoder_is_not_saved(tmp_path):
+    """Their classes would compute something else of it: they pool the first token."""
+    with pytest.raises(ValueError, match=r"the encoder is causal.*pools the last: format bert_jax"):
+        random_model({"classify": Classify(2)}, causal=True).save(tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
 
 
 def test_what_cannot_be_saved(tmp_path):
@@ -328,7 +337,8 @@ def test_head_without_its_pooler(tmp_path, pretraining):
 
 
 def test_kinds_of_classifier(tmp_path):
-    """Three classes have a `classifier`: the configuration tells them apart, and what has no objective is said."""
+    """Three classes have a `classifier`, one of them for three problems: the configuration tells them apart (a single
+    output is a regression where it does not say, as theirs is trained), and what has no objective is said."""
     state = state_of(random_model({"classify": Classify(3)}))
 
     def opened(state=state, **config):
@@ -338,12 +348,36 @@ def test_kinds_of_classifier(tmp_path):
     assert opened(architectures=["BertForSequenceClassification"]) == (["classify"], "")
     assert opened(architectures=["BertForTokenClassification"]) == (["tag"], "")
     assert opened() == (["classify"], "config.json names no architecture: the classifier is taken for texts")
-    several = opened(architectures=["BertForSequenceClassification"], problem_type="multi_label_classification")
+    texts = {"architectures": ["BertForSequenceClassification"]}
+    assert opened(**texts, problem_type="multi_label_classification") == (["multilabel"], "")
+    assert opened(**texts, problem_type="single_label_classification") == (["classify"], "")
+    assert opened(problem_type="multi_label_classification")[1].startswith("config.json names no architecture")
+    several = opened(**texts, problem_type="regression")
     assert several[0] == []
-    assert "the classifier is for multi_label_classification" in several[1]
+    assert "the classifier is a regression of 3 outputs, which no objective here is" in several[1]
     one = state | {"classifier.weight": np.zeros((1, 36), np.float32), "classifier.bias": np.zeros(1, np.float32)}
     assert opened(one, architectures=["BertForMultipleChoice"]) == (["choice"], "")
-    assert "the classifier is a regression" in opened(one, architectures=["BertForSequenceClassification"])[1]
+    assert opened(one, **texts) == opened(one, **texts, problem_type="regression") == (["regress"], "")
+    assert opened(one, **texts, problem_type="multi_label_classification") == (["multilabel"], "")
+    single = opened(one, **texts, problem_type="single_label_classification")
+    assert "the classifier is a single_label_classification of 1 output, which" in single[1] and single[0] == []
+
+
+@pytest.mark.parametrize("head", [Regress(0.2), MultiLabel(3, 0.2, labels=LABELS), MultiLabel(1, 0.2)])
+def test_other_heads_over_whole_texts(tmp_path, head):
+    """A regression and several labels come back exactly, head, parameters and labels, and compute what they did."""
+    name = "regress" if isinstance(head, Regress) else "multilabel"
+    p = random_model({name: head})
+    p.save(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert again.notes == () and list(again.model.objectives) == [name]
+    found = again.model.objectives[name]
+    assert type(found) is type(head) and found.dropout == 0.2
+    assert again.labels == {1: ("LABEL_0",), 3: LABELS}.get(getattr(head, "num_classes", 0), ())
+    assert_same(again.params, p.params)
+    batch = random_batch(p.model, [17, 3], 17)
+    assert_forward(again, batch)
+    assert again(**batch)["logits"].shape == (2, getattr(head, "num_classes", 1))
 
 
 def test_labels(tmp_path):

@@ -36,7 +36,7 @@ def params():
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-MODEL, LOOPED = Bert(**TINY), Bert(**TINY, scan=True)
+MODEL, LOOPED, CAUSAL = Bert(**TINY), Bert(**TINY, scan=True), Bert(**TINY, causal=True)
 KEY = jax.random.key(0)
 
 
@@ -48,9 +48,9 @@ def encode(params, batch, model=MODEL):
 # ---- the second implementation: float64, one row at a time, no padding ---------------------------------------------
 
 
-def reference(params, tokens, segments):
+def reference(params, tokens, segments, causal=False):
     """Embeddings, all layers' outputs [N, L, D] and the pooled vector of one row, after Devlin et al. and
-    modeling.py."""
+    modeling.py; of a left-to-right model each token is computed from the row up to it, and the last is pooled."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 
     def layer_norm(x, norm):
@@ -70,24 +70,29 @@ def reference(params, tokens, segments):
         mixed = np.zeros_like(x)
         for h in range(H):
             query, key, value = (x @ qkv["kernel"][:, j, h] + qkv["bias"][j, h] for j in range(3))
-            scores = np.exp(query @ key.T / math.sqrt(D / H))
-            mixed += scores / scores.sum(1, keepdims=True) @ value @ out["kernel"][h]
+            for at in range(len(x)):
+                seen = at + 1 if causal else len(x)
+                scores = np.exp(key[:seen] @ query[at] / math.sqrt(D / H))
+                mixed[at] += scores / scores.sum() @ value[:seen] @ out["kernel"][h]
         x = layer_norm(x + mixed + out["bias"], layer["attention_norm"])
         widen, narrow = layer["mlp"]["widen"], layer["mlp"]["narrow"]
         wide = gelu(x @ widen["kernel"] + widen["bias"])
         x = layer_norm(x + wide @ narrow["kernel"].T + narrow["bias"], layer["mlp_norm"])
         outputs.append(x)
-    return embeddings, np.stack(outputs), np.tanh(x[0] @ p["pooler"]["kernel"] + p["pooler"]["bias"])
+    pooled = x[-1 if causal else 0]
+    return embeddings, np.stack(outputs), np.tanh(pooled @ p["pooler"]["kernel"] + p["pooler"]["bias"])
 
 
-def test_equals_the_second_implementation(params):
-    """Post-norm layers, tanh GELU, tanh pooler on the first token, in rows of several lengths; float32 within 1e-5."""
+@pytest.mark.parametrize("causal", [False, True])
+def test_equals_the_second_implementation(params, causal):
+    """Post-norm layers, tanh GELU, tanh pooler on the first token, of a causal encoder on the last, in rows of several
+    lengths; float32 within 1e-5."""
     batch = batch_of([12, 7, 1], LENGTH)
-    encoded = encode(params, batch)
+    encoded = encode(params, batch, CAUSAL if causal else MODEL)
     assert encoded.intermediates["layers"].shape == (N, 3, LENGTH, D)
     for row, length in enumerate(batch["lengths"]):
         tokens, segments = batch["tokens"][row, :length], batch["segments"][row, :length]
-        embeddings, layers, pooled = reference(params, tokens, segments)
+        embeddings, layers, pooled = reference(params, tokens, segments, causal)
         np.testing.assert_allclose(encoded.intermediates["embeddings"][row, :length], embeddings, atol=1e-5)
         np.testing.assert_allclose(encoded.intermediates["layers"][:, row, :length], layers, atol=1e-5)
         np.testing.assert_allclose(encoded.hidden[row, :length], layers[-1], atol=1e-5)
@@ -95,19 +100,59 @@ def test_equals_the_second_implementation(params):
     np.testing.assert_array_equal(encoded.table, params["embeddings"]["words"]["table"])
 
 
-def test_padding_changes_nothing(params):
+def test_a_causal_token_depends_on_none_after_it(params):
+    """The gradient of what any layer makes of a token, in the embeddings of the tokens after it, is exactly 0; in its
+    own and those before it, it is not. Without `causal` every token depends on every other."""
+    batch = batch_of([LENGTH])
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def influence(params, model):
+        """Of what stands at [token k] on the output at [token l]: largest absolute derivative [l, k]."""
+
+        def outputs(rows):  # each token has a row of its own in the position table
+            given = params | {"embeddings": params["embeddings"] | {"positions": {"table": rows}}}
+            return model.apply({"params": given}, batch).hidden[0]
+
+        return jnp.abs(jax.jacrev(outputs)(params["embeddings"]["positions"]["table"])).max((1, 3))
+
+    causal, both = np.asarray(influence(params, CAUSAL)), np.asarray(influence(params, MODEL))
+    np.testing.assert_array_equal(np.triu(causal, 1), 0)
+    assert np.all(causal[np.tril_indices(LENGTH)] > 0) and np.all(both > 0)
+
+
+@pytest.mark.parametrize("given", ["lengths", "sequence_ids", "neither"])
+def test_a_causal_encoder_pools_the_last_token(params, given):
+    """That is no padding, however the batch tells; in a packed row it is the last sequence's."""
+    batch = batch_of([12, 7, 1], LENGTH)
+    real = jnp.arange(LENGTH) < batch.pop("lengths")[:, None]
+    last = [11, 6, 0]
+    if given == "lengths":
+        batch["lengths"] = real.sum(1)
+    elif given == "sequence_ids":
+        batch["sequence_ids"] = real * jnp.where(jnp.arange(LENGTH) < 4, 1, 2)
+    else:
+        last = [11, 11, 11]
+    encoded = encode(params, batch, CAUSAL)
+    pooler = params["pooler"]
+    want = np.tanh(encoded.hidden[np.arange(3), np.array(last)] @ pooler["kernel"] + pooler["bias"])
+    np.testing.assert_allclose(encoded.pooled, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [MODEL, CAUSAL], ids=["both ways", "causal"])
+def test_padding_changes_nothing(params, model):
     """Whatever tokens and segments stand in it. (That it is there changes nothing either: the second implementation
     above has none.)"""
     batch = batch_of([12, 7, 1])
     padding = jnp.arange(LENGTH) >= batch["lengths"][:, None]
     other = {"tokens": jnp.where(padding, 17, batch["tokens"]), "segments": jnp.where(padding, 1, batch["segments"])}
-    got, want = encode(params, batch | other), encode(params, batch)
+    got, want = encode(params, batch | other, model), encode(params, batch, model)
     for row, length in enumerate(batch["lengths"]):
         np.testing.assert_array_equal(got.hidden[row, :length], want.hidden[row, :length])
     np.testing.assert_array_equal(got.pooled, want.pooled)
 
 
-def test_packing_changes_nothing(params):
+@pytest.mark.parametrize("model", [MODEL, CAUSAL], ids=["both ways", "causal"])
+def test_packing_changes_nothing(params, model):
     """Two sequences in a row, told apart by `sequence_ids`, each with positions from 0."""
     batch = batch_of([5, 4, 1], LENGTH)
     join = lambda name: jnp.concatenate([batch[name][0, :5], batch[name][1, :4], jnp.zeros(3, jnp.int32)])[None]  # noqa: E731
@@ -117,7 +162,7 @@ def test_packing_changes_nothing(params):
         "sequence_ids": jnp.array([[1] * 5 + [2] * 4 + [0] * 3]),
         "positions": jnp.array([[*range(5), *range(4), 0, 0, 0]]),
     }
-    got, want = encode(params, packed).hidden[0], encode(params, batch).hidden
+    got, want = encode(params, packed, model).hidden[0], encode(params, batch, model).hidden
     np.testing.assert_allclose(got[:5], want[0, :5], atol=1e-5)
     np.testing.assert_allclose(got[5:9], want[1, :4], atol=1e-5)
 

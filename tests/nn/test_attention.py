@@ -76,6 +76,20 @@ def test_packed_rows_see_their_own_sequence():
     np.testing.assert_array_equal(seen, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 
 
+@pytest.mark.parametrize(
+    ("given", "want"),
+    [
+        ({}, [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]),
+        ({"lengths": jnp.array([3])}, [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 0]]),
+        ({"sequence_ids": jnp.array([[1, 1, 2, 2]])}, [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]),
+    ],
+    ids=["nothing else", "lengths", "sequence ids"],
+)
+def test_causal_keys(given, want):
+    """Itself and those before it, of the keys that lengths and sequence ids leave."""
+    np.testing.assert_array_equal(visible_keys(4, **given, causal=True)[0, 0], want)
+
+
 def test_padding_changes_nothing(params):
     """Neither values nor gradients of the real tokens, whatever stands in the padding; none flows into it."""
     rng = np.random.default_rng(2)

@@ -1,5 +1,7 @@
 """Classification of labelled files: which classes there are, which rows are read, what the predictions file holds."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -103,3 +105,67 @@ def test_rows_of_the_predictions_file(tmp_path):
         {"label": "pos", "prediction": "pos", "p(neg)": 0.2, "p(pos)": 0.8},
         {"label": "neg", "prediction": "pos", "p(neg)": 0.123457, "p(pos)": 0.876543},
     ]
+
+
+def test_classes_that_are_given(tmp_path):
+    """Their order is kept, so that f1 is of the one that is meant; another label is a bad row, in training too."""
+    task = task_of(tmp_path, [("a", "same"), ("b", "other"), ("c", "same")])
+    task = dataclasses.replace(task, labels=("other", "same"))
+    assert task.classes == ("other", "same")
+    assert task.train(TOKENIZER).targets["label"].tolist() == [1, 0, 1]
+    task = dataclasses.replace(task, labels=("other", "equal"))
+    with pytest.raises(ValueError, match=r"train\.tsv, line 2: label 'same' is none of the classes: other, equal"):
+        task.train(TOKENIZER)
+
+
+def test_a_rare_label_that_is_held_out(tmp_path):
+    """Where a share of the file is held out, the classes are those of the whole file: nobody knows what was drawn."""
+    task = task_of(tmp_path, [("a", str(i)) for i in range(20)])
+    task = dataclasses.replace(task, data=Tables(task.data.train, valid_share=0.5))
+    assert len(task.classes) == 20
+    assert len(task.train(TOKENIZER)) == len(task.evaluations(TOKENIZER)["valid"]) == 10
+
+
+def test_fields_that_are_lists(tmp_path):
+    """Neither a text nor the label can be one."""
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": 0}\n{"text": "b", "label": [1, 2]}\n')
+    path = str(tmp_path / "a.jsonl")
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: field 'label' is a list, a text is wanted"):
+        Classification(Tables(path, (path,))).classes  # noqa: B018
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: field 'label' is a list, a text is wanted"):
+        Classification(Tables(path, (path,), text_columns=("label",), label_column="text")).train(TOKENIZER)
+
+
+def test_metrics_of_a_whole_set(tmp_path):
+    """Those that are asked for, by the names that `metric_names` promises; f1 and matthews want two classes."""
+    task = task_of(tmp_path, [("a", label) for label in "1100"], metrics=("f1", "macro_f1", "matthews"))
+    predictions = {"classify/probabilities": np.eye(2, dtype=np.float32)[[1, 0, 0, 0]]}
+    score = task.score(predictions, task.evaluations(TOKENIZER)["valid"])
+    assert score == {
+        "classify/f1": pytest.approx(2 / 3),
+        "classify/macro_f1": pytest.approx((2 / 3 + 4 / 5) / 2),
+        "classify/matthews": pytest.approx(2 / 12**0.5),
+    }
+    assert tuple(score) == task.metric_names
+    three = task_of(tmp_path, [("a", label) for label in "012"], metrics=("f1",))
+    with pytest.raises(ValueError, match=r"f1 and matthews are of two classes, but .*train\.tsv has 3: macro_f1\?"):
+        three.prepare(Multitask(None, {"classify": Classify()}))
+
+
+def test_one_class_is_not_enough(tmp_path):
+    """There is nothing to learn; the label is named."""
+    with pytest.raises(ValueError, match=r"train\.tsv: every row has the label 'x'; two classes are needed"):
+        task_of(tmp_path, [("a", "x")]).prepare(Multitask(None, {"classify": Classify()}))
+
+
+def test_preview(tmp_path):
+    """Examples, the classes by their share, what was left out of training and of the held-out rows."""
+    rows = [("a b", "x"), ("b", "y"), ("c", "y"), ("c", "y"), ("", "x")]
+    task = task_of(tmp_path, rows, [("a", "x"), ("a", "z")], skip_bad_rows=True)
+    lines = task.preview(task.train(TOKENIZER), TOKENIZER)
+    assert lines[:2] == ["example 0: [CLS] a b [SEP]", "  4 tokens, label 0"]
+    assert lines[-3] == "2 classes: y 75.0%, x 25.0%"
+    assert lines[-2].startswith("1 of 5 rows of train are left out") and "line 6: field 'text' is empty" in lines[-2]
+    assert lines[-1].startswith("1 of 2 rows of valid are left out") and "line 3: label 'z' is none of" in lines[-1]
+    many = task_of(tmp_path, [("a", str(i)) for i in range(25)])
+    assert many.preview(many.train(TOKENIZER), TOKENIZER)[-1].endswith("19 4.0%, and 5 more")
