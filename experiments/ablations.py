@@ -74,6 +74,7 @@ class Arguments:
     dtype: ComputeDtype = "bfloat16"  # of the dots
     fine_tuning_epochs: float = 3.0  # passes over the training examples of each task
     fine_tuning_learning_rate: float = 3e-4
+    train_on_dev: bool = False  # four fifths of dev.tsv, of a task that has no train.tsv; the rest is held out
     train_limit: int = 6000  # training examples of a task that has more
     seeds: int = 3  # of each fine-tuning
     variants: tuple[str, ...] = ()  # of these only, for processes side by side; the table has all that are finished
@@ -119,6 +120,8 @@ def tasks(arguments: Arguments) -> dict[str, Task]:
     def task(name: Name) -> Task:
         data = glue(name, str(arguments.glue), max_length=ROW if len(GLUE[name].texts) == 2 else 48)
         metric = "matthews" if name == "CoLA" else "accuracy"  # as in table 5, also of MRPC
+        if arguments.train_on_dev and not Path(data.data.train).exists():
+            data = replace(data, data=replace(data.data, train=data.data.valid[0], valid=(), valid_share=0.2))
         limit = min(arguments.train_limit, len(data.data.all_train_rows))
         data = replace(data, data=replace(data.data, train_limit=limit))
 

@@ -38,7 +38,7 @@ def experiment(tmp_path_factory):
     return Experiment(
         task=Tagging(data, max_length=8),
         learner=Multitask(None, {"tag": Tag(features=Frozen((0, -1), "weighted", lstm_width=16))}),
-        optimizer=BertAdam(learning_rate=2e-2, warmup=0, weight_decay=0.0, bias_correction=True),
+        optimizer=BertAdam(learning_rate=2e-2, warmup=0, bias_correction=True),
         init_from=folder / "model",
         epochs=60.0,
         batch_size=16,

@@ -93,7 +93,7 @@ def test_together_is_one_after_the_other(pretraining, alone, tmp_path, mesh):
     summary = json.loads((tmp_path / "together/seeds.json").read_text())
     assert summary["metrics"]["valid/mlm/loss"]["std"] == pytest.approx(np.std(values, ddof=1), rel=1e-3)
     assert load(tmp_path / "together/seed-9").params is not None
-    with pytest.raises(FileNotFoundError, match="together holds 3 runs: open one of them, such as .*/seed-7"):
+    with pytest.raises(FileNotFoundError, match=r"together holds 3 runs: open one of them, such as .*/seed-7"):
         load(tmp_path / "together")
 
 

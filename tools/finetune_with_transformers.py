@@ -128,12 +128,21 @@ def claim(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def head_of(run: Resolved) -> tuple[str, nn.Module]:
-    """Name and objective of a run. Raises ValueError where transformers has no class for it."""
-    name, *others = run.learner.objectives
-    if others or type(run.learner.objectives[name]) not in CLASSES:
+    """Name and objective of a run. Raises ValueError where transformers has no class for it, or no such training."""
+    (name, *others), optimizer = run.learner.objectives, run.experiment.optimizer
+    head = run.learner.objectives[name]
+    if others or type(head) not in CLASSES:
         known = ", ".join(kind.__name__ for kind in CLASSES)
         raise ValueError(f"the run has the objectives {', '.join((name, *others))}; needed is one of {known}")
-    return name, run.learner.objectives[name]
+    special = {
+        "a causal encoder": run.learner.encoder.causal,
+        "an encoder that is not trained": not run.learner.trains_encoder,
+        "layer_decay": optimizer.layer_decay != 1,
+        "frozen_layers": optimizer.frozen_layers is not None,
+    }
+    if found := [what for what, there in special.items() if there]:
+        raise ValueError(f"the run has {', '.join(found)}, which this tool has no counterpart of")
+    return name, head
 
 
 def optimizer_of(run: Resolved) -> AdamW:
@@ -283,13 +292,21 @@ def train_steps(
         # As their collators do; but a span is chosen among all positions, padding included, here and there.
         width = batch["tokens"].shape[1] if isinstance(head, Span) else int(batch["lengths"].max())
         model.train()
-        loss = compute(model, inputs(head, batch, width) | labels(head, batch, width), dtype).loss
+        found = compute(model, inputs(head, batch, width) | labels(head, batch, width), dtype)
+        loss = masked_loss(found.logits, batch) if "choice_mask" in batch else found.loss
         adam.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer.clip_norm or math.inf)
         adam.step()
         schedule.step()
         yield loss.item(), norm.item(), int(batch["lengths"].sum())
+
+
+def masked_loss(logits: torch.Tensor, batch: Mapping[str, np.ndarray]) -> torch.Tensor:
+    """The loss of questions [Q, C] some of which have fewer choices than others, which their class knows nothing of."""
+    mask = torch.as_tensor(batch["choice_mask"], device=logits.device).reshape(logits.shape)
+    wanted = torch.as_tensor(batch["label"][:: logits.shape[1]].astype(np.int64), device=logits.device)
+    return torch.nn.functional.cross_entropy(logits.float().masked_fill(~mask, -math.inf), wanted)
 
 
 def compute(model: torch.nn.Module, arguments: Mapping[str, np.ndarray], dtype: str) -> Any:

@@ -145,15 +145,6 @@ def layerwise(
     return optax.chain(_scale_by_depth(gradient_scale), optimizer, _scale_by_depth(update_scale))
 
 
-def without(optimizer: optax.GradientTransformation, frozen: tuple[str, ...]) -> optax.GradientTransformation:
-    """`optimizer` of all parameters but those under the top-level names `frozen`, which stay, without any moments."""
-
-    def labels(params):
-        return {name: "frozen" if name in frozen else "trained" for name in params}
-
-    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
-
-
 def depths(params):
     """The layer that each leaf of `params` belongs to: 0 for embeddings, l = 1..N along the leading axis of stacked
     layers, and N + 1 for all else; and N + 1."""

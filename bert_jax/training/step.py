@@ -50,12 +50,18 @@ def abstract_parameters(learner: nn.Module, batch: Mapping[str, Any]) -> Any:
     return jax.eval_shape(init, batch)
 
 
+def trained_parameters(learner: nn.Module, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that the optimizer sees: all but an encoder that the learner only reads (`Multitask.trains_encoder`)."""
+    return {name: part for name, part in params.items() if name != "encoder" or learner.trains_encoder}
+
+
 def state_shardings(learner: nn.Module, optimizer: optax.GradientTransformation, batch: Any, mesh: Mesh) -> State:
     """A sharding for every leaf of the state."""
     boxed = abstract_parameters(learner, batch)
     params = parameter_shardings(boxed, mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
-    return State(replicated, replicated, params, optimizer_shardings(optimizer, nn.unbox(boxed), params, mesh))
+    trained, lie = trained_parameters(learner, nn.unbox(boxed)), trained_parameters(learner, params)
+    return State(replicated, replicated, params, optimizer_shardings(optimizer, trained, lie, mesh))
 
 
 def make_init(
@@ -69,7 +75,7 @@ def make_init(
     def init(seed, batch):
         batch = learner.corrupt(_key(seed, _CORRUPT), 0, batch)
         params = nn.unbox(learner.init({"params": _key(seed, _INIT)}, batch, False)["params"])
-        return State(jnp.int32(0), seed, params, optimizer.init(params))
+        return State(jnp.int32(0), seed, params, optimizer.init(trained_parameters(learner, params)))
 
     return jax.jit(together.map(init, (0, None)), out_shardings=shardings)
 
@@ -88,13 +94,15 @@ def make_train_step(
         batch = learner.corrupt(_key(state.seed, _CORRUPT), state.step, batch)
         dropout = jax.random.fold_in(_key(state.seed, _DROPOUT), state.step)
 
-        def loss(params):
+        def loss(trained):
+            params = {**state.params, **trained}
             metrics = learner.apply({"params": params}, batch, True, rngs={"dropout": dropout})
             return learner.loss_of(metrics), metrics
 
-        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        trained = trained_parameters(learner, state.params)
+        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        params = {**state.params, **optax.apply_updates(trained, updates)}
         scalars = {
             "loss": value,
             "gradient_norm": optax.tree.norm(gradients),

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bert_jax.data.conll import TaggedFiles, bio, name_of, read_sentences
+from bert_jax.data.conll import TaggedFiles, bio, read_sentences
+from bert_jax.data.tables import source_name
 
 OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 
@@ -194,7 +195,7 @@ def test_held_out_sentences(tmp_path):
     data = TaggedFiles(paths[0], tuple(paths[1:]))
     assert list(data.valid_sentences) == ["eng.testa", "eng.testb", "c"] and len(data.train_sentences) == 20
     assert list(TaggedFiles(paths[0], (paths[1],)).valid_sentences) == ["valid"]
-    assert name_of("tfds:conll2003@dev") == "dev"
+    assert source_name("tfds:conll2003@dev") == "dev"
     with pytest.raises(ValueError, match="names of the held-out sources are the same"):
         _ = TaggedFiles(paths[0], (paths[1], paths[1])).valid_sentences
     data = TaggedFiles(paths[0], valid_share=0.2)

@@ -158,7 +158,7 @@ def test_the_names_of_held_out_sources(tmp_path):
     train, a, b = table(tmp_path / "train.tsv", 4), table(tmp_path / "a.tsv", 2), table(tmp_path / "b.v1.tsv", 3)
     assert {name: len(rows) for name, rows in Tables(train, (a,)).valid_rows.items()} == {"valid": 2}
     data = Tables(train, (a, b))
-    assert {name: len(rows) for name, rows in data.valid_rows.items()} == {"a": 2, "b": 3}
+    assert {name: len(rows) for name, rows in data.valid_rows.items()} == {"a": 2, "b.v1": 3}
     assert len(data.train_rows) == 4
     (tmp_path / "other").mkdir()
     for same in (table(tmp_path / "other/a.tsv", 2), a):

@@ -42,14 +42,15 @@ from tests.interop.random_models import random_model
 from tools import finetune_with_transformers as peer
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS, LENGTH = 16, 17
+ROWS, LENGTH = 18, 17
 HEADS = {
     "classify": Classify(3, dropout=0.0),
     "regress": Regress(dropout=0.0),
     "multilabel": MultiLabel(3, dropout=0.0),
     "tag": Tag(3, dropout=0.0),
     "span": Span(),
-    "choice": Choice(2, dropout=0.0),
+    "choice": Choice(3, dropout=0.0),
+    "choice_of_fewer": Choice(3, dropout=0.0),
 }
 
 
@@ -67,7 +68,8 @@ def batches_of(name, vocab_size, count):
             "multilabel": {"targets": rng.integers(0, 2, (ROWS, 3)).astype(np.float32)},
             "tag": {"tags": np.where(np.arange(LENGTH) < lengths[:, None], tags, -1)},
             "span": {"span": np.stack([rng.integers(0, 2, ROWS), rng.integers(2, 4, ROWS)], 1).astype(np.int32)},
-            "choice": {"label": np.repeat(label[::2] % 2, 2)},
+            "choice": {"label": np.repeat(label[:6], 3)},
+            "choice_of_fewer": {"label": np.repeat(label[:6] % 2, 3), "choice_mask": np.tile([True, True, False], 6)},
         }
         yield {
             "tokens": rng.integers(1, vocab_size, (ROWS, LENGTH), np.int32),
@@ -237,6 +239,9 @@ def test_errors(fine_tuned, tmp_path):
     pretraining = dataclasses.replace(run, learner=run.learner.clone(objectives={"mlm": Mlm(), "tag": Tag(2)}))
     with pytest.raises(ValueError, match="the run has the objectives mlm, tag; needed is one of Classify"):
         peer.head_of(pretraining)
+    decay = dataclasses.replace(run.experiment, optimizer=BertAdam(layer_decay=0.9))
+    with pytest.raises(ValueError, match="the run has layer_decay, which this tool has no counterpart of"):
+        peer.head_of(dataclasses.replace(run, experiment=decay))
     script = "import runpy, sys; sys.modules['torch'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
     tool = ROOT / "tools/finetune_with_transformers.py"
     ended = subprocess.run([sys.executable, "-c", script, tool], cwd=tmp_path, capture_output=True, text=True)

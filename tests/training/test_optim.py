@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from bert_jax.training.optim import AdamW, BertAdam, decayed, warmup_linear, warmup_steps, without
+from bert_jax.training.optim import AdamW, BertAdam, decayed, warmup_linear, warmup_steps
 
 NAMES = {  # path -> (shape, decayed)
     ("embeddings", "words", "table"): ((7, 4), True),
@@ -209,24 +209,6 @@ def test_frozen_layers_do_not_move(kind, frozen):
         np.testing.assert_array_equal(value[still], start[path][still])
         np.testing.assert_allclose(value[~still], wanted[path][~still], rtol=0, atol=1e-7)
     assert any((value != start[path]).any() for path, value in found.items())
-
-
-def test_what_is_left_out_of_training():
-    """It stays, weight decay included, has no moments, and has no part in the norm that is clipped."""
-    gradients = [random_leaves(seed) for seed in (1, 2)]
-    silent = [{k: v * (k[0] != "layers") for k, v in gradient.items()} for gradient in gradients]
-    (_, wanted), _ = train(BertAdam(warmup=1), 10, silent)
-
-    class Without:
-        def build(self, total_steps):
-            return without(BertAdam(warmup=1).build(total_steps), ("layers",))
-
-    (_, found), state = train(Without(), 10, gradients)
-    start = random_leaves(0)
-    for path, value in found.items():
-        np.testing.assert_array_equal(value, start[path] if path[0] == "layers" else wanted[path])
-    sizes = [leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim]
-    assert sum(sizes) == 2 * sum(v.size for k, v in start.items() if k[0] != "layers")
 
 
 def test_schedule_at_hand_computed_points():
