@@ -1,4 +1,6 @@
-"""Makes of finished runs what gluebenchmark.com wants: python tools/glue_submission.py RUN... --folder GLUE --output NEW
+"""Makes of finished runs what gluebenchmark.com wants.
+
+    python tools/glue_submission.py RUN... --folder GLUE --output NEW
 
 Each run is a workdir of `experiments/glue.py` (of several seeds, the folder of one), and knows its task; MNLI gives
 MNLI-m.tsv, MNLI-mm.tsv and AX.tsv. They are read from the test files in the folder of GLUE, cut at the length that the
