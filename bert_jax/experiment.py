@@ -66,7 +66,7 @@ class Experiment:
     best_metric: str = ""
     """evaluation metric whose best checkpoint is kept besides the latest, e.g. valid/classify/accuracy"""
     keep: int = 2
-    """latest checkpoints kept"""
+    """latest checkpoints kept; of several seeds at least two"""
     log_every: int = 50
     """steps between lines of metrics"""
     eval_first: bool = False
@@ -107,6 +107,8 @@ class Experiment:
             raise ValueError(f"{self.epochs} epochs of {examples} examples make no batch of {self.batch_size}")
         return steps
 
+
+ENVIRONMENT_FILE = "environment.jsonl"  # of a workdir: a line a start
 
 # What may change between a run and its continuation: it does not change what is computed.
 FREE_FIELDS = ("mesh", "keep", "log_every", "checkpoint_every", "eval_batch_size")
@@ -175,22 +177,38 @@ def claim_workdir(workdir: Path, experiment: Experiment) -> None:
 
     Raises ValueError for a workdir of another experiment (naming the fields that differ) or a folder of something else.
     """
-    record, path = encode(experiment), workdir / "config.json"
+    path = workdir / "config.json"
     if path.exists():
-        differences = [
-            line
-            for line in _differences(json.loads(path.read_text()), record, "")
-            if line.split(":")[0].split(".")[0] not in FREE_FIELDS
-        ]
-        if differences:
-            listing = "\n  ".join(differences)
-            raise ValueError(f"{workdir} holds another experiment; take another --workdir. It differs in\n  {listing}")
+        check_record(path, experiment, workdir)
         return
     temporary = path.with_suffix(".tmp")  # all that a process leaves behind which is killed in here
     if workdir.exists() and set(workdir.iterdir()) - {temporary}:
         raise ValueError(f"{workdir} is not empty and holds no run (no config.json): take another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(path, encode(experiment))
+
+
+def check_record(path: Path, experiment: Experiment, workdir: Path) -> None:
+    """Raises ValueError, naming the fields that differ, where the record of a workdir is that of another experiment."""
+    there = json.loads(path.read_text())
+    try:
+        there = encode(decode(there))  # fields that have come since have their defaults
+    except (ValueError, TypeError):
+        pass  # compared as it stands
+    differences = [
+        line
+        for line in _differences(there, encode(experiment), "")
+        if line.split(":")[0].split(".")[0] not in FREE_FIELDS
+    ]
+    if differences:
+        listing = "\n  ".join(differences)
+        raise ValueError(f"{workdir} holds another experiment; take another --workdir. It differs in\n  {listing}")
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     temporary.rename(path)
 
 
@@ -215,7 +233,7 @@ def write_environment(workdir: Path) -> None:
         commit = subprocess.run(git, cwd=root, capture_output=True, text=True, check=False).stdout.strip() or None
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "sentencepiece", "numpy")
     record = {
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "command": sys.argv,
         "commit": commit,
         "python": sys.version.split()[0],
@@ -223,5 +241,5 @@ def write_environment(workdir: Path) -> None:
         "devices": [device.device_kind for device in jax.devices()],
         "cores": cores(),
     }
-    with open(workdir / "environment.jsonl", "a", encoding="utf-8") as file:
+    with open(workdir / ENVIRONMENT_FILE, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")

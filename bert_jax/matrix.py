@@ -23,10 +23,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from bert_jax.experiment import FREE_FIELDS, Experiment, encode
-from bert_jax.members import RESULT_FILE, is_loss
+from bert_jax.experiment import Experiment, check_record, encode, write_json
+from bert_jax.members import RESULT_FILE
 from bert_jax.resolve import resolve
 from bert_jax.train import train
+from bert_jax.training.health import is_loss
 
 PRETRAINING = "pretrain"
 
@@ -98,15 +99,11 @@ class Cell:
     def claim(self) -> None:
         """Records the experiment beside its workdir. Raises ValueError where another one has been recorded."""
         path = self.workdir.with_name(f"{self.workdir.name}.json")
-        record = json.loads(json.dumps(encode(self.experiment)))
         if path.exists():
-            there = json.loads(path.read_text(encoding="utf-8"))
-            names = [name for name in there | record if there.get(name) != record.get(name) and name not in FREE_FIELDS]
-            if names:
-                raise ValueError(f"{self.workdir} holds another experiment ({', '.join(names)}): take another workdir")
+            check_record(path, self.experiment, self.workdir)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(record, indent=2) + "\n")
+        write_json(path, encode(self.experiment))
 
 
 def run_matrix(matrix: Matrix, workdir: Path, only: Collection[str] = (), console: Console | None = None) -> None:
@@ -318,7 +315,9 @@ def _csv(matrix: Matrix, cells: Mapping, values: Mapping) -> str:
         there = column.published.get(name)
         numbers = ["" if math.isnan(value) else f"{value:.6f}" for value in (*mean_and_std(found), *found)]
         mean, std, *each = numbers
-        writer.writerow([name, task, cells[task, name].metric, mean, std, there or "", " ".join(each)])
+        writer.writerow(
+            [name, task, cells[task, name].metric, mean, std, "" if there is None else there, " ".join(each)]
+        )
     return text.getvalue()
 
 

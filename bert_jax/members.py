@@ -1,9 +1,10 @@
 """The runs that one program trains: one, or the same experiment with several seeds, each in a workdir of its own."""
 
 import dataclasses
+import datetime
+import itertools
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from bert_jax.experiment import claim_workdir
+from bert_jax.experiment import ENVIRONMENT_FILE, claim_workdir, write_json
 from bert_jax.pretrained import write_learner
 from bert_jax.resolve import Resolved
 from bert_jax.training.checkpoint import Checkpoints
@@ -52,7 +53,7 @@ class Members:
         self.checkpoints = [
             Checkpoints(
                 folder / "checkpoints",
-                keep=experiment.keep,
+                keep=experiment.keep if self._alone else max(2, experiment.keep),  # see `save`
                 best=best,
                 mode="min" if best and is_loss(best) else "max",
             )
@@ -60,7 +61,6 @@ class Members:
         ]
         self._healths = [Health(signs) for _ in self.seeds]
         self._faults: list[str | None] = [None] * len(self.seeds)
-        self._began = time.monotonic()
         self._open = ExitStack()
 
     def start(self, step: int) -> None:
@@ -74,6 +74,9 @@ class Members:
         self._logs = own or [self._log]
         for checkpoints in self.checkpoints:
             self._open.enter_context(checkpoints)
+        for i, folder in enumerate(self.workdirs if step else ()):  # what an earlier process has seen
+            lost = (e["step"] for e in read_metrics(folder / METRICS_FILE) if e.get("train/loss", 0.0) is None)
+            self._faults[i] = next((f"loss is not finite, as logged at step {step}" for step in lost), None)
 
     def __enter__(self) -> "Members":
         return self
@@ -120,55 +123,96 @@ class Members:
             self._log.log(step, {name: _finite_mean([values[name] for values in of_runs]) for name in of_runs[0]})
 
     def save(self, step: int, state: State, evaluated: Sequence[Mapping[str, float]], split: Any) -> None:
-        """Starts to save what each run has; `split(state, i)` is that of run i."""
+        """Starts to save what each run has; `split(state, i)` is that of run i.
+
+        Before the first of them begins a step, all have finished the one before, and of several runs each keeps two: so
+        there is always a step that all have, whenever the process is killed.
+        """
+        for checkpoints in self.checkpoints:
+            checkpoints.wait()
         for i, checkpoints in enumerate(self.checkpoints):
             own = state if self._alone else split(state, i)
             checkpoints.save(step, own, evaluated[i] if evaluated else None)
 
     def finish(self, results: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Writes `result.json` of each run, and of several the table of them all; returns the means of the metrics."""
-        records = [self._result(i, values) for i, values in enumerate(results)]
-        for folder, record in zip(self.workdirs, records, strict=True):
-            _write_json(folder / RESULT_FILE, record)
+        run, seconds = self._run, seconds_of(self.workdir)
+        leaves = jax.tree.leaves(nn.unbox(abstract_parameters(run.learner, run.example_batch)))
+        sizes = {"parameters": sum(leaf.size for leaf in leaves), "seconds": seconds}
+        records = [
+            write_result(run, folder, seed, values, self._baselines, fault, **sizes)
+            for folder, seed, values, fault in zip(self.workdirs, self.seeds, results, self._faults, strict=True)
+        ]
         if self._alone:
             if records[0]["degenerate"]:
                 self._log.warn(records[0]["degenerate"])
             return dict(results[0])
-        summary = summarise(list(self.seeds), records)
-        _write_json(self.workdir / SEEDS_FILE, summary)
-        table = seeds_table(summary)
-        (self.workdir / "seeds.md").write_text(table + "\n", encoding="utf-8")
-        for line in table.splitlines():
+        for line in write_seeds(self.workdir, records).splitlines():
             self._log.message(line)
-        return {name: values["mean"] for name, values in summary["metrics"].items()}
+        return {name: _finite_mean([values[name] for values in results]) for name in results[0]}
 
-    def _result(self, i: int, values: Mapping[str, float]) -> dict[str, Any]:
-        run = self._run
-        parameters = jax.tree.leaves(nn.unbox(abstract_parameters(run.learner, run.example_batch)))
-        return {
-            "name": getattr(run.experiment.task, "name", ""),
-            "seed": self.seeds[i],
-            "step": run.steps,
-            "metrics": {name: _number(value) for name, value in values.items()},
-            "best": self._best(i),
-            "baselines": self._baselines,
-            "degenerate": self._faults[i] or degenerate(values, self._baselines),
-            "parameters": sum(leaf.size for leaf in parameters),
-            "train_examples": len(run.train_source),
-            "eval_examples": {name: len(source) for name, source in run.evaluations.items()},
-            "seconds": round(time.monotonic() - self._began, 1),
-        }
 
-    def _best(self, i: int) -> dict[str, Any] | None:
-        """The metrics of the evaluation with the best `best_metric`."""
-        best = self._run.experiment.best_metric
-        if not best:
-            return None
-        entries = [e for e in read_metrics(self.workdirs[i] / METRICS_FILE) if e.get(best) is not None]
-        if not entries:
-            return None
-        entry = (min if is_loss(best) else max)(entries, key=lambda entry: entry[best])
-        return {name: value for name, value in entry.items() if name != "time"}
+def write_result(
+    run: Resolved,
+    folder: Path,
+    seed: int,
+    values: Mapping[str, float],
+    baselines: Mapping[str, Mapping[str, float]],
+    fault: str | None,
+    parameters: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Writes the result of a finished run, from which reports are made, and returns it.
+
+    Args:
+        run, folder, seed: what was trained, its workdir with the log, its seed.
+        values: metrics of the last evaluation.
+        baselines: of every evaluation.
+        fault: says where the loss was not finite; None if it always was.
+        parameters: how many.
+        seconds: of training and evaluation.
+    """
+    record = {
+        "name": getattr(run.experiment.task, "name", ""),
+        "seed": seed,
+        "step": run.steps,
+        "metrics": {name: float(value) if math.isfinite(value) else None for name, value in values.items()},
+        "best": _best_of(folder, run.experiment.best_metric),
+        "baselines": baselines,
+        "degenerate": fault or degenerate(values, baselines),
+        "parameters": parameters,
+        "train_examples": len(run.train_source),
+        "eval_examples": {name: len(source) for name, source in run.evaluations.items()},
+        "seconds": round(seconds, 1),
+    }
+    write_json(folder / RESULT_FILE, record)
+    return record
+
+
+def _best_of(workdir: Path, best: str) -> dict[str, Any] | None:
+    """The logged metrics of the evaluation with the best `best`, of equals the last, as of the checkpoints; that before
+    the first step has none."""
+    entries = [e for e in read_metrics(workdir / METRICS_FILE) if e["step"] and e.get(best) is not None]
+    entry = (min if is_loss(best) else max)(reversed(entries), key=lambda entry: entry[best], default=None)
+    return entry and {name: value for name, value in entry.items() if name != "time"}
+
+
+def seconds_of(workdir: Path) -> float:
+    """What a run took: of each process that worked on it, from its start to the last line it logged that was kept."""
+    lines = (workdir / ENVIRONMENT_FILE).read_text(encoding="utf-8").splitlines()
+    starts = [datetime.datetime.fromisoformat(json.loads(line)["time"]).timestamp() for line in lines]
+    times = [entry["time"] for entry in read_metrics(workdir / METRICS_FILE)]
+    spans = itertools.pairwise([*starts, math.inf])
+    return sum(max((t for t in times if begin <= t < end), default=begin) - begin for begin, end in spans)
+
+
+def write_seeds(folder: Path, records: Sequence[Mapping[str, Any]]) -> str:
+    """Writes the summary of several results beside their folders, as JSON and as a table; returns the table."""
+    summary = summarise([record["seed"] for record in records], records)
+    write_json(folder / SEEDS_FILE, summary)
+    table = seeds_table(summary)
+    (folder / "seeds.md").write_text(table + "\n", encoding="utf-8")
+    return table
 
 
 def summarise(seeds: list[int], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -201,13 +245,3 @@ def seeds_table(summary: Mapping[str, Any]) -> str:
 def _finite_mean(values: Sequence[float]) -> float:
     finite = [value for value in values if math.isfinite(value)]
     return float(np.mean(finite)) if finite else math.nan
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _write_json(path: Path, record: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    temporary.rename(path)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from bert_jax.experiment import Experiment, decode, encode
+from bert_jax.experiment import Experiment, decode, encode, write_json
 from bert_jax.inference import predictors
 from bert_jax.interop import google, huggingface, tensors
 from bert_jax.interop.checkpoint import ForeignCheckpoint
@@ -221,9 +221,7 @@ def load_experiment(workdir: Path) -> Experiment:
 
 def write_learner(folder: Path, learner: Multitask) -> None:
     """Records a learner, with its sizes filled in, where `load` looks for it."""
-    temporary = folder / f"{LEARNER_FILE}.tmp"
-    temporary.write_text(json.dumps(encode(learner), indent=2) + "\n")
-    temporary.rename(folder / LEARNER_FILE)
+    write_json(folder / LEARNER_FILE, encode(learner))
 
 
 def locate(source: str | os.PathLike) -> tuple[Path, Format]:

@@ -92,18 +92,17 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
             state, metrics = train_step(state, jax.device_put(batch, together.batch))
             meter.add(metrics)
             last, evaluated = step == total, []
-            if last or stop.requested or step % experiment.log_every == 0:
+            stopping = stop.requested  # asked once: a step is logged and saved, or it is not the last
+            if last or stopping or step % experiment.log_every == 0:
                 members.trained(step, meter.read(step))
             if last or step % experiment.eval_every == 0:
                 meter.pause()
-                results = evaluated = evaluate_all(
-                    run, evaluate_step, state.params, members.seeds, members.workdirs
-                )
+                results = evaluated = evaluate_all(run, evaluate_step, state.params, members.seeds, members.workdirs)
                 members.evaluated(step, evaluated)
                 meter.restart()
-            if last or stop.requested or evaluated or step % experiment.checkpoint_every == 0:
+            if last or stopping or evaluated or step % experiment.checkpoint_every == 0:
                 members.save(step, state, evaluated, one_of)
-            if stop.requested and not last:
+            if stopping and not last:
                 members.message(f"stopped after step {step} and saved; the same command continues")
                 raise SystemExit(STOPPED)
         results = results or evaluate_all(run, evaluate_step, state.params, members.seeds, members.workdirs)

@@ -4,12 +4,14 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
 from bert_jax import experiment as experiment_module
 from bert_jax.data.tables import Tables
@@ -214,6 +216,21 @@ def test_a_foreign_folder_is_refused(tmp_path):
     assert contents(tmp_path) == {"thesis.tex": b"years of work"}
 
 
+def test_a_record_from_before_a_field_was_there(tmp_path):
+    """It has the default, so an interrupted run goes on; a field that is no more is a difference."""
+    claim_workdir(tmp_path, pretraining())
+    path = tmp_path / "config.json"
+    record = json.loads(path.read_text())
+    del record["seeds"], record["optimizer"]["layer_decay"]
+    path.write_text(json.dumps(record))
+    claim_workdir(tmp_path, pretraining())
+    with pytest.raises(ValueError, match="differs in\n  seeds: 1 there, 2 now"):
+        claim_workdir(tmp_path, dataclasses.replace(pretraining(), seeds=2))
+    path.write_text(json.dumps(record | {"gone": 7}))
+    with pytest.raises(ValueError, match="gone: 7 there, None now"):
+        claim_workdir(tmp_path, pretraining())
+
+
 def test_a_process_killed_while_claiming(tmp_path):
     """The half-written record that it leaves is no reason to refuse the same command."""
     (tmp_path / "config.tmp").write_text('{"class": "bert_')
@@ -244,6 +261,35 @@ def test_the_environment_is_recorded_at_every_start(tmp_path, monkeypatch, git):
 # ---- the example files -------------------------------------------------------------------------------------------
 
 
+def load_example(name):
+    """The module of an experiment file, where tyro finds its source."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / f"experiments/{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+README = (ROOT / "experiments/README.md").read_text()
+COMMANDS = re.findall(r"^\| \[(\w+)\.py\]\(\1\.py\) \|[^|]*\| `\1\.py ([^`|]*)` \|", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS)
+def test_the_commands_of_the_table(name, command):
+    """Each row of experiments/README.md can be given as it stands there."""
+    module = load_example(name)
+    if name == "ablations":
+        assert str(tyro.cli(module.Arguments, args=command.split()).workdir).startswith("runs/")
+    else:
+        workdir, experiment = parse(module.config, command.split())
+        assert str(workdir).startswith("runs/") and isinstance(experiment, Experiment)
+
+
+def test_the_table_has_every_experiment():
+    """A row each, with a command."""
+    files = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"quickstart"}  # make quickstart
+    assert {name for name, _ in COMMANDS} == files and "`make quickstart`" in README
+
+
 @pytest.mark.parametrize(
     "name",
     ["pretrain", "pretrain_mini", "continue_pretraining", "classify", "regress", "multilabel", "sst2", "imdb", "ner",
@@ -251,18 +297,12 @@ def test_the_environment_is_recorded_at_every_start(tmp_path, monkeypatch, git):
 )  # fmt: skip
 def test_the_example_files(name, tmp_path):
     """Loaded through importlib (tyro reads the source): the record round-trips, and their own command line is valid."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / f"experiments/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-        experiment = module.config()
-        assert decode(json.loads(json.dumps(encode(experiment)))) == experiment
-        command = next(part for part in module.__doc__.split("\n\n") if f"experiments/{name}.py" in part)
-        command = command[command.index(f"experiments/{name}.py") :].replace("\\\n", " ")
-        workdir, read = parse(module.config, command.split()[1:])
-    finally:
-        del sys.modules[spec.name]
+    module = load_example(name)
+    experiment = module.config()
+    assert decode(json.loads(json.dumps(encode(experiment)))) == experiment
+    command = next(part for part in module.__doc__.split("\n\n") if f"experiments/{name}.py" in part)
+    command = command[command.index(f"experiments/{name}.py") :].replace("\\\n", " ")
+    workdir, read = parse(module.config, command.split()[1:])
     assert str(workdir).startswith("runs/") and isinstance(read, Experiment)
 
 

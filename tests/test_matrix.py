@@ -101,7 +101,7 @@ def test_interrupted_and_continued(pairs, tmp_path, monkeypatch):
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
 
     other = dataclasses.replace(pairs.variants["odd"], steps=3)
-    with pytest.raises(ValueError, match=r"pretrain/odd holds another experiment \(steps\)"):
+    with pytest.raises(ValueError, match=r"(?s)pretrain/odd holds another experiment; .* steps: 2 there, 3 now"):
         run_matrix(dataclasses.replace(pairs, variants=dict(pairs.variants) | {"odd": other}), tmp_path)
 
 

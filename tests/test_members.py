@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import math
+import os
+import signal
 
 import jax
 import numpy as np
 import pytest
 
+from bert_jax import evaluate
 from bert_jax import train as train_module
 from bert_jax.data.tables import Tables
 from bert_jax.experiment import Experiment
@@ -20,7 +23,7 @@ from bert_jax.pretrained import load
 from bert_jax.tasks.classification import Classification
 from bert_jax.tasks.pretraining import Pretraining
 from bert_jax.train import train
-from bert_jax.training.checkpoint import restore_params
+from bert_jax.training.checkpoint import Checkpoints, restore_params
 from bert_jax.training.log import read_metrics
 from bert_jax.training.optim import BertAdam
 from bert_jax.training.sharding import MeshShape
@@ -73,6 +76,8 @@ def assert_the_same_runs(together, alone):
     for seed in SEEDS:
         found, wanted = metrics(together / f"seed-{seed}"), metrics(alone / f"seed-{seed}")
         assert found.keys() == wanted.keys()
+        logs = [read_metrics(folder / f"seed-{seed}/metrics.jsonl") for folder in (together, alone)]
+        assert len(logs[0]) == len(logs[1])
         for name, value in wanted.items():
             assert found[name] == pytest.approx(value, rel=2e-5), name
         a, b = (restore_params(folder / f"seed-{seed}/checkpoints") for folder in (together, alone))
@@ -130,6 +135,44 @@ def test_stopped_and_continued(pretraining, alone, tmp_path, monkeypatch):
     assert_the_same_runs(tmp_path / "together", alone)
 
 
+def test_killed_between_the_saves_of_two_seeds(pretraining, alone, tmp_path, monkeypatch, capsys):
+    """One has saved the last step and the others have not: the step before is still there, though one was to be kept;
+    and the last two saves begin when all have finished the one before."""
+    whole, saved = Checkpoints.save, []
+
+    def killed(self, step, *args):
+        if step == 6 and self.folder.parent.name == "seed-8":
+            raise KeyboardInterrupt
+        saved.append((self.folder.parent.name, step))
+        return whole(self, step, *args)
+
+    experiment = dataclasses.replace(pretraining, seeds=3, keep=1)
+    monkeypatch.setattr(Checkpoints, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(experiment, tmp_path / "together")
+    assert saved == [("seed-7", 3), ("seed-8", 3), ("seed-9", 3), ("seed-7", 6)]
+    monkeypatch.setattr(Checkpoints, "save", whole)
+    capsys.readouterr()
+    train(experiment, tmp_path / "together")
+    assert "continues after step 3\n" in capsys.readouterr().out
+    assert_the_same_runs(tmp_path / "together", alone)
+
+
+def test_asked_to_stop_during_an_evaluation(pretraining, tmp_path, monkeypatch):
+    """The step after it is the last: it is logged, with those since the last line, and saved."""
+    whole = train_module.evaluate_all
+
+    def asked(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return whole(*args)
+
+    monkeypatch.setattr(train_module, "evaluate_all", asked)
+    with pytest.raises(SystemExit, match="75"):
+        train(dataclasses.replace(pretraining, log_every=5), tmp_path / "w")
+    assert metrics(tmp_path / "w").keys() >= {(3, "valid/mlm/loss"), (4, "train/loss")}
+    assert max(int(path.name) for path in (tmp_path / "w/checkpoints").iterdir()) == 4
+
+
 @pytest.fixture(scope="module")
 def fine_tuning(alone, tmp_path_factory):
     """Two words, two classes."""
@@ -163,17 +206,26 @@ def test_the_result_of_a_run(fine_tuning, tmp_path):
 
 
 def test_a_run_that_learned_nothing_is_named(fine_tuning, tmp_path, capsys):
-    """It answers one class everywhere: at a learning rate of nothing, with a head of zeros."""
+    """It answers one class everywhere: at a learning rate of nothing, with a head of zeros. The best of equal
+    evaluations is the last, as of the checkpoints. And the same command again changes nothing, not the time it took."""
     learner = Multitask(None, {"classify": Classify(init_stddev=0.0)})
-    experiment = dataclasses.replace(fine_tuning, learner=learner, optimizer=BertAdam(learning_rate=1e-30))
+    optimizer = BertAdam(learning_rate=1e-30)
+    experiment = dataclasses.replace(fine_tuning, learner=learner, optimizer=optimizer, eval_first=True)
     train(experiment, tmp_path / "w")
     summary = json.loads((tmp_path / "w/seeds.json").read_text())
     assert list(summary["degenerate"]) == ["12345", "12346"]
     assert "seed 12345 is degenerate: valid/classify is no better than without looking" in capsys.readouterr().out
+    files = [tmp_path / "w/seeds.json", *tmp_path.glob("w/**/result.json"), *tmp_path.glob("w/**/metrics.jsonl")]
+    assert len(files) == 1 + 2 + 3
+    written = [file.read_bytes() for file in files]
+    result = json.loads((tmp_path / "w/seed-12345/result.json").read_text())
+    assert result["best"]["step"] == 4 and result["best"]["valid/classify/matthews"] == 0 and result["seconds"] > 0
+    train(experiment, tmp_path / "w")
+    assert [file.read_bytes() for file in files] == written
 
 
 def test_a_run_that_diverged_does_not_stop_the_others(fine_tuning, tmp_path, monkeypatch):
-    """It is named with its step; its metrics are null, the others' stay."""
+    """It is named with its step, also after a second start; its metrics are null, the others' stay."""
     whole = train_module.make_train_step
 
     def poisoned(*args):
@@ -181,17 +233,50 @@ def test_a_run_that_diverged_does_not_stop_the_others(fine_tuning, tmp_path, mon
 
         def first_is_nan(state, batch):
             state, (metrics, scalars) = step(state, batch)
+            state = state.replace(params=jax.tree.map(lambda x: x.at[0].set(math.nan), state.params))
             return state, (metrics, scalars | {"loss": scalars["loss"].at[0].set(math.nan)})
 
         return first_is_nan
 
     monkeypatch.setattr(train_module, "make_train_step", poisoned)
-    train(dataclasses.replace(fine_tuning, log_every=1), tmp_path / "w")
+    experiment = dataclasses.replace(fine_tuning, log_every=1, best_metric="valid/classify/loss")
+    means = train(experiment, tmp_path / "w")
     first, second = (json.loads((tmp_path / f"w/seed-{seed}/result.json").read_text()) for seed in (12345, 12346))
     assert first["degenerate"].startswith("loss is nan at step 1")
     assert not (second["degenerate"] or "").startswith("loss")
     assert metrics(tmp_path / "w/seed-12345")[1, "train/loss"] is None
     assert metrics(tmp_path / "w")[1, "train/loss"] == metrics(tmp_path / "w/seed-12346")[1, "train/loss"]
+    assert first["metrics"]["valid/classify/loss"] is None and first["best"] is None
+    assert means["valid/classify/loss"] == second["metrics"]["valid/classify/loss"]
+    assert second["best"]["valid/classify/loss"] <= second["metrics"]["valid/classify/loss"]
+    monkeypatch.setattr(train_module, "make_train_step", whole)
+    train(experiment, tmp_path / "w")
+    first = json.loads((tmp_path / "w/seed-12345/result.json").read_text())
+    assert first["degenerate"] == "loss is not finite, as logged at step 1"
+
+
+def test_a_seed_of_several_is_evaluated_again(fine_tuning, alone, tmp_path, capsys):
+    """By its folder, to the metrics of its result, where a layer is frozen and one started anew; the folder above says
+    which there are. The embeddings and the frozen layer are the checkpoint's."""
+    optimizer = BertAdam(learning_rate=1e-2, frozen_layers=1)
+    mesh = MeshShape(fsdp=8)
+    experiment = dataclasses.replace(fine_tuning, optimizer=optimizer, reinitialised_layers=1, steps=2, mesh=mesh)
+    train(experiment, tmp_path / "w")
+    saved = restore_params(alone / "seed-7/checkpoints")["encoder"]
+    capsys.readouterr()
+    for seed in (12345, 12346):
+        folder = tmp_path / f"w/seed-{seed}"
+        found = restore_params(folder / "checkpoints")["encoder"]
+        assert_equal(found["embeddings"], saved["embeddings"])
+        lower, upper = ([jax.tree.map(lambda x, i=i: x[i], tree["layers"]) for tree in (found, saved)] for i in (0, 1))
+        assert_equal(*lower)
+        assert not np.allclose(upper[0]["mlp"]["widen"]["kernel"], upper[1]["mlp"]["widen"]["kernel"])
+        evaluate.main(folder)
+        result = json.loads((folder / "result.json").read_text())
+        said = dict(line.split() for line in capsys.readouterr().out.splitlines())
+        assert {name: float(value) for name, value in said.items()} == pytest.approx(result["metrics"], abs=1e-4)
+    with pytest.raises(SystemExit, match=r"holds 2 runs: open one of them, such as .*/seed-12345"):
+        evaluate.main(tmp_path / "w")
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

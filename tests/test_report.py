@@ -23,7 +23,7 @@ def runs(tmp_path):
         found = np.where(np.arange(40) < wrong, 1 - LABELS, LABELS)
         lines = [answers(LABELS, found, ("<neg>", "pos"))] * 2
         write_seeds(tmp_path / f"runs/{name}", [1 - wrong / 40] * 2, lines=lines, degenerate={1: "one & only"})
-    scores = [{"score": str(i % 5), "prediction": i / 8} for i in range(40)]
+    scores = [{"label": str(i % 5), "prediction": i / 8} for i in range(40)]
     write_run(tmp_path / "runs/sts", {"regress/loss": 1.0, "regress/spearman": 0.5}, name="STS-B", lines=scores)
     write_config(tmp_path / "runs/unfinished")
     return tmp_path / "runs"

@@ -37,9 +37,9 @@ except ImportError as error:
     raise SystemExit(f"{Path(__file__).stem}: {error}. PyTorch and transformers: pip install -e '.[parity]'") from None
 
 from bert_jax.evaluate import evaluate_all
-from bert_jax.experiment import encode
+from bert_jax.experiment import encode, write_json
 from bert_jax.interop import tensors
-from bert_jax.members import RESULT_FILE, SEEDS_FILE, is_loss, seeds_table, summarise
+from bert_jax.members import RESULT_FILE, write_result, write_seeds
 from bert_jax.models.bert import Bert
 from bert_jax.models.encoded import Encoded
 from bert_jax.nn.losses import Mean
@@ -51,7 +51,6 @@ from bert_jax.objectives.span import Span
 from bert_jax.objectives.tag import Tag
 from bert_jax.pretrained import load, load_experiment, locate
 from bert_jax.resolve import Resolved, resolve
-from bert_jax.training.health import degenerate
 from bert_jax.training.log import Logger
 from bert_jax.training.meter import Meter
 from bert_jax.training.optim import AdamW, warmup_steps
@@ -107,24 +106,19 @@ def fine_tune_all(arguments: Arguments, console: Console) -> None:
             shutil.rmtree(folder, ignore_errors=True)  # of a process that was interrupted
             claim(folder, record | {"seed": seed, "seeds": 1})
             console.print(f"seed {seed}: {run.steps:,} steps of {run.experiment.batch_size}, in {folder}")
-            result = fine_tune(run, seed, folder, arguments.dtype)
-            (folder / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
+            fine_tune(run, seed, folder, arguments.dtype)
         results.append(json.loads((folder / RESULT_FILE).read_text()))
-    if arguments.seeds == 1:
-        return
-    summary = summarise(seeds, results)
-    (arguments.output / SEEDS_FILE).write_text(json.dumps(summary, indent=2) + "\n")
-    (arguments.output / "seeds.md").write_text(seeds_table(summary) + "\n")
-    console.print(seeds_table(summary))
+    if arguments.seeds > 1:
+        console.print(write_seeds(arguments.output, results))
 
 
 def claim(folder: Path, record: Mapping[str, Any]) -> None:
     """Makes a folder with this `config.json`, or finds that it has it. Raises ValueError where it has not."""
-    path, text = folder / "config.json", json.dumps(record, indent=2) + "\n"
-    if folder.exists() and not (path.exists() and path.read_text() == text):
+    path = folder / "config.json"
+    if folder.exists() and not (path.exists() and json.loads(path.read_text()) == record):
         raise ValueError(f"{folder} exists and holds something else: choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    write_json(path, record)
 
 
 def head_of(run: Resolved) -> tuple[str, nn.Module]:
@@ -139,6 +133,7 @@ def head_of(run: Resolved) -> tuple[str, nn.Module]:
         "an encoder that is not trained": not run.learner.trains_encoder,
         "layer_decay": optimizer.layer_decay != 1,
         "frozen_layers": optimizer.frozen_layers is not None,
+        "reinitialised_layers": run.experiment.reinitialised_layers > 0,
     }
     if found := [what for what, there in special.items() if there]:
         raise ValueError(f"the run has {', '.join(found)}, which this tool has no counterpart of")
@@ -151,8 +146,8 @@ def optimizer_of(run: Resolved) -> AdamW:
     return AdamW(**{field: getattr(run.experiment.optimizer, field) for field in fields}, decay_all=False)
 
 
-def fine_tune(run: Resolved, seed: int, folder: Path, dtype: str) -> dict[str, Any]:
-    """One run, with metrics and predictions in `folder`; its result, as that of a run."""
+def fine_tune(run: Resolved, seed: int, folder: Path, dtype: str) -> None:
+    """One run: metrics, predictions and result are written to `folder`, as those of a run."""
     experiment, total, began = run.experiment, run.steps, time.monotonic()
     name, head = head_of(run)
     torch.manual_seed(seed)  # new head and dropout
@@ -163,7 +158,7 @@ def fine_tune(run: Resolved, seed: int, folder: Path, dtype: str) -> dict[str, A
     steps = train_steps(model, head, map(run.train_source.read, numbers), total, optimizer, dtype)
     evaluate = evaluate_step(model, name, head, dtype)
     meter, fault = Meter(run.together, optimizer.schedule(total), experiment.batch_size, 0.0, 1.0), None
-    results: list[dict[str, float]] = []
+    found: dict[str, float] = {}
     with Logger(folder, total) as log:
         for step, (loss, norm, tokens) in enumerate(steps, 1):
             of_head = {f"{name}/loss": Mean(loss, 1.0)}
@@ -176,25 +171,10 @@ def fine_tune(run: Resolved, seed: int, folder: Path, dtype: str) -> dict[str, A
                 meter.pause()
                 (found,) = evaluate_all(run, evaluate, None, [seed], [folder])
                 log.log(step, found)
-                results.append(found | {"step": step})
                 meter.restart()
     baselines = {source: experiment.task.baselines(run.train_source, data) for source, data in run.evaluations.items()}
-    best = experiment.best_metric
-    finite = [{key: value if math.isfinite(value) else None for key, value in found.items()} for found in results]
-    usable = [found for found in finite if best and found[best] is not None]
-    return {
-        "name": experiment.task.name,
-        "seed": seed,
-        "step": total,
-        "metrics": {key: value for key, value in finite[-1].items() if key != "step"},
-        "best": (min if is_loss(best) else max)(usable, key=lambda found: found[best], default=None),
-        "baselines": baselines,
-        "degenerate": fault or degenerate(results[-1], baselines),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "train_examples": len(run.train_source),
-        "eval_examples": {source: len(data) for source, data in run.evaluations.items()},
-        "seconds": round(time.monotonic() - began, 1),
-    }
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    write_result(run, folder, seed, found, baselines, fault, parameters, time.monotonic() - began)
 
 
 # ---- model and data ----

@@ -25,8 +25,8 @@ from rich.console import Console
 
 from bert_jax.experiment import Experiment, encode, parse
 from bert_jax.matrix import Cell, markdown, mean_and_std, train_cells
-from bert_jax.members import is_loss
 from bert_jax.resolve import resolve
+from bert_jax.training.health import is_loss
 
 # Flags that make no cells: the first is the grid's own, the others are what the median is taken over.
 NOT_IN_A_GRID = ("workdir", "seed", "seeds")

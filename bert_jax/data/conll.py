@@ -7,10 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from bert_jax.data.documents import numbered_lines
-from bert_jax.data.tables import Row, draw, read_table, source_name, usable
+from bert_jax.data.held_out import check_sources, draw, held_out, source_parts, split
+from bert_jax.data.tables import LONE_SURROGATE, Row, read_table, usable
 from bert_jax.data.tfds import PREFIX
 
 # How tags mark entities: bio is also called IOB2; iob1, CoNLL-2003's own, marks a beginning only where an entity of the
@@ -21,7 +20,6 @@ LETTERS: dict[str, str] = {"bio": "BI", "iob1": "BI", "iobes": "BIES", "plain": 
 DOCUMENT_START = "-DOCSTART-"
 # Word and tag, from 1: first and last column; FORM and UPOS of CoNLL-U's ten; the names of the lists elsewhere.
 COLUMNS, CONLLU_COLUMNS, FIELDS = ("1", "-1"), ("2", "4"), ("words", "tags")
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -79,16 +77,17 @@ class TaggedFiles:
     """where prepared TFDS data sets are"""
 
     def __post_init__(self):
-        for name in ("train_limit", "valid_limit"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1, or 0 for all")
-        if not 0 < self.valid_share < 1:
-            raise ValueError(f"valid_share {self.valid_share}: must be above 0 and below 1")
+        check_sources(self)
 
     @cached_property
     def all_train_sentences(self) -> list[Sentence]:
-        """The training sentences before `train_limit`: what the tags are found in."""
+        """The training sentences before `train_limit`."""
         return self._split[0]
+
+    @cached_property
+    def tag_sentences(self) -> list[Sentence]:
+        """What the tags are found in: all sentences of `train`, also those held out, which may have a rare one."""
+        return [sentence for part in self._split for sentence in part]
 
     @cached_property
     def train_sentences(self) -> list[Sentence]:
@@ -97,19 +96,12 @@ class TaggedFiles:
     @cached_property
     def valid_sentences(self) -> dict[str, list[Sentence]]:
         """Held-out sentences by the name of their evaluation."""
-        sources = {source: self.read(source) for source in self.valid} or {self.train: self._split[1]}
-        names = ["valid"] if len(sources) == 1 else [source_name(source) for source in sources]
-        if len(set(names)) < max(len(names), len(self.valid)):
-            raise ValueError(f"the names of the held-out sources are the same: {', '.join(self.valid)}")
-        return {
-            name: draw(sentences, self.valid_limit, self.draw_seed, "valid_limit", source)
-            for name, (source, sentences) in zip(names, sources.items(), strict=True)
-        }
+        return held_out(self, self.read, lambda: self._split[1])
 
     def read(self, source: str) -> list[Sentence]:
         """All sentences of a source, those with a `fault` among them."""
         options = (self.word_column, self.tag_column, self.scheme, self.tfds_dir)
-        return [sentence for one in source.split("+") for sentence in read_sentences(one, *options)]
+        return [sentence for one in source_parts(source) for sentence in read_sentences(one, *options)]
 
     def usable(self, sentences: list[Sentence]) -> list[Sentence]:
         """Those that nothing is wrong with. Raises ValueError for the others unless they are skipped."""
@@ -118,18 +110,8 @@ class TaggedFiles:
     @cached_property
     def _split(self) -> tuple[list[Sentence], list[Sentence]]:
         sentences = self.read(self.train)
-        if self.valid:
-            return sentences, []
         # A sentence of a training document could be a held-out one's context.
-        documents = list(dict.fromkeys(id(sentence.document) for sentence in sentences))
-        order = np.random.default_rng(self.draw_seed).permutation(len(documents))
-        held_out = {documents[i] for i in order[: max(1, round(self.valid_share * len(documents)))]}
-        if len(held_out) == len(documents):
-            raise ValueError(f"{self.train}: {len(documents)} documents are too few to hold some out: give valid")
-        return (
-            [sentence for sentence in sentences if id(sentence.document) not in held_out],
-            [sentence for sentence in sentences if id(sentence.document) in held_out],
-        )
+        return split(self, sentences, [id(sentence.document) for sentence in sentences], "documents")
 
 
 def read_sentences(
@@ -250,7 +232,7 @@ def _of_lists(row: Row, columns: tuple[str, str], scheme: Scheme) -> Sentence:
 def _fault(word: str, tag: str, scheme: Scheme) -> str:
     if not word.strip(" ") or not tag.strip(" "):
         return f"the {'tag' if word.strip(' ') else 'word'} is empty"
-    if _LONE_SURROGATE.search(word):
+    if LONE_SURROGATE.search(word):
         return f"the word {word!r} is not Unicode"
     if scheme != "plain" and not re.fullmatch(f"O|[{LETTERS[scheme]}](-.+)?", tag):
         kinds = ", ".join(f"{letter}-type" for letter in LETTERS[scheme])

@@ -11,8 +11,9 @@ import numpy as np
 
 from bert_jax.data.documents import numbered_lines
 from bert_jax.data.features import Features
+from bert_jax.data.held_out import check_sources, draw, held_out, source_parts, split
 from bert_jax.data.spans import covering_tokens, windows
-from bert_jax.data.tables import Row, draw, source_name, usable
+from bert_jax.data.tables import Row, usable
 from bert_jax.data.tfds import PREFIX, read_rows
 from bert_jax.text.tokenizer import Tokenizer
 
@@ -46,11 +47,7 @@ class SquadFiles:
     """where prepared TFDS data sets are"""
 
     def __post_init__(self):
-        for name in ("train_limit", "valid_limit"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1, or 0 for all")
-        if not 0 < self.valid_share < 1:
-            raise ValueError(f"valid_share {self.valid_share}: must be above 0 and below 1")
+        check_sources(self)
 
     @cached_property
     def train_rows(self) -> list[Row]:
@@ -62,14 +59,7 @@ class SquadFiles:
     @cached_property
     def valid_rows(self) -> dict[str, list[Row]]:
         """Held-out questions by the name of their evaluation."""
-        sources = {source: self._read[source][0] for source in self.valid} or {self.train: self._split[1]}
-        names = ["valid"] if len(sources) == 1 else [source_name(source) for source in sources]
-        if len(set(names)) < max(len(names), len(self.valid)):
-            raise ValueError(f"the names of the held-out sources are the same: {', '.join(self.valid)}")
-        return {
-            name: draw(rows, self.valid_limit, self.draw_seed, "valid_limit", source)
-            for name, (source, rows) in zip(names, sources.items(), strict=True)
-        }
+        return held_out(self, lambda source: self._read[source][0], lambda: self._split[1])
 
     def notes(self) -> list[str]:
         """What was left out, for the reader of the log."""
@@ -85,7 +75,7 @@ class SquadFiles:
         """Of each source the usable questions, and how many others there are."""
         found = {}
         for source in (self.train, *self.valid):
-            rows = [row for one in source.split("+") for row in read_questions(one, self.tfds_dir)]
+            rows = [row for one in source_parts(source) for row in read_questions(one, self.tfds_dir)]
             kept, first = usable(rows, self._fault, self.skip_bad_rows)
             bad = f"{len(rows) - len(kept):,} of {len(rows):,} questions of {source} are left out, the first: {first}"
             found[source] = kept, bad if first else ""
@@ -94,17 +84,8 @@ class SquadFiles:
     @cached_property
     def _split(self) -> tuple[list[Row], list[Row]]:
         rows = self._read[self.train][0]
-        if self.valid:
-            return rows, []
-        titles = list(dict.fromkeys(row.fields["title"] for row in rows))
-        if len(titles) < 2:
-            raise ValueError(f"{self.train}: questions on one article cannot be split by article: give valid")
-        order = np.random.default_rng(self.draw_seed).permutation(len(titles))
-        held_out = {titles[i] for i in order[: max(1, round(self.valid_share * len(titles)))]}
-        return (
-            [row for row in rows if row.fields["title"] not in held_out],
-            [row for row in rows if row.fields["title"] in held_out],
-        )
+        kind = "articles (questions on one article cannot be split)"
+        return split(self, rows, [row.fields["title"] for row in rows], kind)
 
     def _fault(self, row: Row) -> str | None:
         """What is wrong with a question; None if nothing is."""
@@ -141,10 +122,10 @@ def read_questions(source: str | Path, tfds_dir: str | None = None) -> list[Row]
     for place, fields in records:
         answers = _field(fields, "answers", (list, dict), place)
         if isinstance(answers, dict):  # TFDS: lists of texts and of starts
-            answers = [
-                {"text": text, "answer_start": start}
-                for text, start in zip(answers["text"], answers["answer_start"], strict=True)
-            ]
+            texts, starts = (_field(answers, name, list, place) for name in ("text", "answer_start"))
+            if len(texts) != len(starts):
+                raise ValueError(f"{place}: {len(texts)} answers, but {len(starts)} answer_start")
+            answers = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
         pairs = [(_field(each, "text", str, place), _field(each, "answer_start", int, place)) for each in answers]
         question = {name: _field(fields, name, str, place) for name in ("id", "title", "question", "context")}
         marks = {
@@ -168,8 +149,9 @@ def _read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ValueError(f"{path}: not JSON: {error}") from None
     for number, article in enumerate(_field(content, "data", list, str(path)), 1):
         place = f"{path}, article {number}"
+        paragraphs = _field(article, "paragraphs", list, place)
         title = _field({"title": f"article {number}"} | article, "title", str, place)
-        for count, paragraph in enumerate(_field(article, "paragraphs", list, place), 1):
+        for count, paragraph in enumerate(paragraphs, 1):
             inner = f"{path}, article {title!r}, paragraph {count}"
             shared = {"title": title, "context": _field(paragraph, "context", str, inner)}
             for question in _field(paragraph, "qas", list, inner):
@@ -213,12 +195,13 @@ class QuestionWindows(Features):
         offsets: of each question int32 [T, 2] characters of the tokens of its context.
         cut_questions: how many lost their end.
         loose_answers: how many first answers begin or end inside of a token.
+        lost_answers: how many are longer than a window, or lie where no window holds all of them.
 
     Raises ValueError with the place of a context or an answer without any token.
     """
 
     def __init__(self, rows: list[Row], tokenizer: Tokenizer, max_length: int, stride: int, max_question_length: int):
-        self.rows, self.cut_questions, self.loose_answers = rows, 0, 0
+        self.rows, self.cut_questions, self.loose_answers, self.lost_answers = rows, 0, 0, 0
         self.offsets: list[np.ndarray] = []
         contexts = {}  # many questions share theirs
         encodings, spans, places = [], [], []
@@ -232,12 +215,14 @@ class QuestionWindows(Features):
             self.cut_questions += len(question) > max_question_length
             self.offsets.append(context.offsets)
             question, answer = question[:max_question_length], self._answer_tokens(row, context.offsets)
-            begin = len(question) + 2
+            begin, held = len(question) + 2, False
             for start, encoding in windows(tokenizer, question, context.ids, max_length, stride):
                 inside = answer and start <= answer[0] and answer[1] - start < len(encoding.ids) - 1 - begin
+                held = held or bool(inside)
                 encodings.append(encoding)
                 spans.append([token - start + begin for token in answer] if inside else [0, 0])
                 places.append((number, start, begin))
+            self.lost_answers += answer is not None and not held
         self.question, self.start, self.begin = np.array(places, np.int32).T
         super().__init__(encodings, {"span": np.array(spans, np.int32)}, tokenizer, max_length)
 

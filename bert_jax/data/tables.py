@@ -3,16 +3,18 @@
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bert_jax.data.documents import numbered_lines
+from bert_jax.data.held_out import check_sources, draw, held_out, source_parts, split
 from bert_jax.data.tfds import PREFIX, read_rows
+
+# What JSON can say, but no file and no tokenizer can hold: half of a character of two UTF-16 units.
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Tables:
     valid_share: float = 0.1
     """of the training rows, drawn at random, where `valid` is not given"""
     text_columns: tuple[str, ...] = ("text",)
-    """fields that are read"""
+    """fields that are read; `a/b` is the field b inside of a (JSON Lines, TFDS)"""
     label_column: str = "label"
     """field to predict"""
     columns: tuple[str, ...] = ()
@@ -55,11 +57,7 @@ class Tables:
     """where prepared TFDS data sets are"""
 
     def __post_init__(self):
-        for name in ("train_limit", "valid_limit"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1, or 0 for all")
-        if not 0 < self.valid_share < 1:
-            raise ValueError(f"valid_share {self.valid_share}: must be above 0 and below 1")
+        check_sources(self)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -82,14 +80,7 @@ class Tables:
     @cached_property
     def valid_rows(self) -> dict[str, list[Row]]:
         """Held-out rows by the name of their evaluation."""
-        sources = {source: self.read(source) for source in self.valid} or {self.train: self._split[1]}
-        names = ["valid"] if len(sources) == 1 else [source_name(source) for source in sources]
-        if len(set(names)) < max(len(names), len(self.valid)):
-            raise ValueError(f"the names of the held-out sources are the same: {', '.join(self.valid)}")
-        return {
-            name: draw(rows, self.valid_limit, self.draw_seed, "valid_limit", source)
-            for name, (source, rows) in zip(names, sources.items(), strict=True)
-        }
+        return held_out(self, self.read, lambda: self._split[1])
 
     def read(self, source: str) -> list[Row]:
         """All rows of a source."""
@@ -118,37 +109,19 @@ class Tables:
     @cached_property
     def _split(self) -> tuple[list[Row], list[Row]]:
         rows = self.read(self.train)
-        if self.valid:
-            return rows, []
-        order = np.random.default_rng(self.draw_seed).permutation(len(rows))
-        held_out = set(order[: max(1, round(self.valid_share * len(rows)))].tolist())
-        if len(held_out) == len(rows):
-            raise ValueError(f"{self.train}: {len(rows)} rows are too few to hold some out: give valid")
-        return (
-            [row for i, row in enumerate(rows) if i not in held_out],
-            [row for i, row in enumerate(rows) if i in held_out],
-        )
-
-
-def draw(items: list, limit: int, seed: int, name: str, source: str) -> list:
-    """`limit` of the items, drawn at random without repeats; all for 0. Raises ValueError where there are fewer."""
-    if not limit:
-        return items
-    if limit > len(items):
-        raise ValueError(f"{name} {limit}: {source} has only {len(items)}")
-    return [items[i] for i in np.random.default_rng(seed).permutation(len(items))[:limit]]
+        return split(self, rows, range(len(rows)), "rows")
 
 
 def usable(rows: list[Row], reason_of: Callable[[Row], str | None], skip: bool) -> tuple[list[Row], str]:
     """The rows that nothing is wrong with, and what is wrong with the first of the others.
 
     Args:
-        reason_of: says what is wrong with a row, None if nothing is.
+        reason_of: says what is wrong with a row, None if nothing is. That its texts are Unicode is seen to here.
         skip: leave bad rows out; else the first one is a ValueError with file and line.
     """
     kept, first = [], ""
     for row in rows:
-        reason = row.fault or reason_of(row)
+        reason = row.fault or reason_of(row) or _not_unicode(row)
         if reason is None:
             kept.append(row)
         elif not skip:
@@ -160,19 +133,12 @@ def usable(rows: list[Row], reason_of: Callable[[Row], str | None], skip: bool) 
     return kept, first
 
 
-def source_parts(source: str) -> list[str]:
-    """The sources that `a+b` names: a file may have a plus in its name, and a TFDS split be a sum (`train+test`)."""
-    if Path(source).exists():
-        return [source]
-    return re.split(rf"\+(?={PREFIX})" if source.startswith(PREFIX) else r"\+", source)
-
-
-def source_name(source: str) -> str:
-    """How a source is called in metrics and files: the split, or the file's name without the suffixes of its format
-    (names like eng.testa and eng.testb are a custom)."""
-    if source.startswith(PREFIX):
-        return source.partition("@")[2]
-    return re.sub(r"(\.(tsv|csv|txt|jsonl?|conllu?|gz|xz))+$", "", Path(source).name)
+def _not_unicode(row: Row) -> str | None:
+    for field, value in row.fields.items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and LONE_SURROGATE.search(text):
+                return f"field {field!r} is not Unicode: {text!r}"
+    return None
 
 
 def read_table(
@@ -188,7 +154,8 @@ def read_table(
         header: names of the fields of a TSV or CSV file whose first line is a row.
         keep_faults: a short or long row, or bad JSON, is a row with a `fault` and not an error, for `usable`.
 
-    Raises FileNotFoundError, or ValueError with file, line and field for a missing column, a short row or bad JSON.
+    Raises FileNotFoundError, or ValueError with file, line and field for a missing column, one that holds fields of its
+    own, a short row or bad JSON.
     """
     rows = []
     for place, fields in _reader(source, header, tfds_dir):
@@ -197,10 +164,15 @@ def read_table(
                 raise ValueError(f"{place}: {fields}")
             rows.append(Row(dict.fromkeys(columns, ""), place, fields))
             continue
-        missing = [column for column in columns if column not in fields]
-        if missing:
-            raise ValueError(f"{place}: no field {missing[0]!r}; it has {', '.join(map(repr, fields))}")
-        rows.append(Row({column: _text(fields[column]) for column in columns}, place))
+        found = {}
+        for column in columns:
+            try:
+                found[column] = _text(_inside(fields, column), column)
+            except KeyError:
+                raise ValueError(f"{place}: no field {column!r}; it has {', '.join(map(repr, fields))}") from None
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from None
+        rows.append(Row(found, place))
     if not rows:
         raise ValueError(f"{source}: no rows")
     return rows
@@ -222,35 +194,51 @@ def _reader(
     return readers[kind](path, header)
 
 
-def _text(value: Any) -> Any:
+def _inside(fields: Any, column: str) -> Any:
+    """The field of that name; `a/b` is the field b of the object a, or of each object of the list a. KeyError if there
+    is none."""
+    if isinstance(fields, list):
+        return [_inside(item, column) for item in fields]
+    if not isinstance(fields, dict):
+        raise KeyError(column)
+    outer, slash, inner = column.partition("/")
+    return _inside(fields[outer], inner) if slash and column not in fields else fields[column]
+
+
+def _text(value: Any, column: str) -> Any:
+    if isinstance(value, dict):
+        inner = ", ".join(repr(f"{column}/{name}") for name in value) or "nothing"
+        raise ValueError(f"field {column!r} is no text, it holds fields of its own: {inner}")
     if isinstance(value, list):
-        return [_text(item) for item in value]
+        return [_text(item, column) for item in value]
     return "" if value is None else str(value)
 
 
 def _read_tsv(path, header):
-    yield from _delimited(path, header, delimiter="\t", quoting=csv.QUOTE_NONE)
+    lines = ((number, line.split("\t")) for number, line in numbered_lines(path) if line)
+    yield from _with_names(path, lines, header)
 
 
 def _read_csv(path, header):
-    yield from _delimited(path, header, delimiter=",")
-
-
-def _delimited(path, header, **dialect):
-    reader = csv.reader((line + "\n" for _, line in numbered_lines(path)), strict=True, **dialect)
+    reader = csv.reader((line + "\n" for _, line in numbered_lines(path)), strict=True)
     try:
-        first = "the header" if not header else "the list of columns"
-        header = header or next(reader, [])
-        for values in reader:
-            place = f"{path}, line {reader.line_num}"
-            if not values:
-                continue
-            if len(values) != len(header):
-                yield place, f"{len(values)} fields, but {first} has {len(header)}"
-            else:
-                yield place, dict(zip(header, values, strict=True))
+        yield from _with_names(path, ((reader.line_num, values) for values in reader if values), header)
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+
+
+def _with_names(path: Path, lines: Iterable[tuple[int, list[str]]], header: tuple[str, ...]):
+    """The rows of a file whose first one is the header, if none is given."""
+    first = "the header" if not header else "the list of columns"
+    lines = iter(lines)
+    names = list(header) or next(lines, (0, []))[1]
+    # Of two fields of one name neither is it; where they stand makes a name.
+    names = [name if names.count(name) == 1 else f"{name} (column {i})" for i, name in enumerate(names, 1)]
+    for number, values in lines:
+        if len(values) != len(names):
+            yield f"{path}, line {number}", f"{len(values)} fields, but {first} has {len(names)}"
+        else:
+            yield f"{path}, line {number}", dict(zip(names, values, strict=True))
 
 
 def _read_jsonl(path, header):

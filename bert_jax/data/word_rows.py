@@ -43,17 +43,18 @@ class WordRows(Features):
             raise ValueError(f"max_length is {max_length}, but [CLS] and [SEP] alone take 2 tokens")
         self.sentences, self.split = list(sentences), 0
         pieces = _pieces(self.sentences, tokenizer, room, document_context)
-        around: dict[int, tuple[list[np.ndarray], dict[int, int]]] = {}  # by document: its words, where sentences begin
+        # By document: its words, their sizes, where sentences begin.
+        around: dict[int, tuple[list[np.ndarray], list[int], dict[int, int]]] = {}
         encodings, tags = [], []
         for sentence in self.sentences:
-            words, begins = [pieces[word] for word in sentence.words], {id(sentence): 0}
             if document_context:
                 key = id(sentence.document)
                 if key not in around:
                     around[key] = _flat(sentence.document, pieces)
-                words, begins = around[key]
+                words, sizes, begins = around[key]
+            else:
+                words, sizes, begins = _flat([sentence], pieces)
             begin, end = begins[id(sentence)], begins[id(sentence)] + len(sentence.words)
-            sizes = [len(ids) for ids in words]
             spans = list(_spans(sizes, begin, end, room))
             self.split += len(spans) > 1
             for start, stop in spans:
@@ -77,17 +78,21 @@ def _pieces(
     sentences: list[Sentence], tokenizer: Tokenizer, room: int, document_context: bool
 ) -> dict[str, np.ndarray]:
     """The ids of each word that there is; a word that no row would hold is cut."""
-    read = [other for sentence in sentences for other in sentence.document] if document_context else sentences
-    words = list(dict.fromkeys(word for sentence in read for word in sentence.words))
+    if document_context:  # each document once: many sentences share theirs
+        documents = {id(sentence.document): sentence.document for sentence in sentences}
+        sentences = [sentence for document in documents.values() for sentence in document]
+    words = list(dict.fromkeys(word for sentence in sentences for word in sentence.words))
     return {word: ids[:room] for word, ids in zip(words, word_pieces(tokenizer, words), strict=True)}
 
 
-def _flat(document: Sequence[Sentence], pieces: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], dict[int, int]]:
+def _flat(
+    document: Sequence[Sentence], pieces: Mapping[str, np.ndarray]
+) -> tuple[list[np.ndarray], list[int], dict[int, int]]:
     words, begins = [], {}
     for sentence in document:
         begins[id(sentence)] = len(words)
         words += [pieces[word] for word in sentence.words]
-    return words, begins
+    return words, [len(ids) for ids in words], begins
 
 
 def _spans(sizes: Sequence[int], begin: int, end: int, room: int) -> Iterator[tuple[int, int]]:

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bert_jax.models.encoded import Encoded
-from bert_jax.nn.dropout import Dropout
-from bert_jax.nn.linear import INIT_STDDEV, Linear
+from bert_jax.nn.linear import INIT_STDDEV
 from bert_jax.nn.losses import Mean, classification
+from bert_jax.objectives.classify import pooled_scores
 
 
 class Choice(nn.Module):
@@ -56,5 +56,4 @@ class Choice(nn.Module):
 
     @nn.nowrap
     def _scores(self, encoded: Encoded, train: bool) -> Float[Array, " B"]:
-        output = Linear("BD,DC->BC", (1,), self.init_stddev, dtype=str(encoded.hidden.dtype), name="output")
-        return output(Dropout(self.dropout)(encoded.pooled_or_error(), train))[:, 0]
+        return pooled_scores(self, encoded, 1, train)[:, 0]

@@ -47,7 +47,15 @@ class Classify(nn.Module):
     def _logits(self, encoded: Encoded, train: bool) -> Float[Array, "B C"]:
         if self.num_classes < 2:
             raise ValueError(f"Classify has num_classes {self.num_classes}: give at least 2")
-        output = Linear(
-            "BD,DC->BC", (self.num_classes,), self.init_stddev, dtype=str(encoded.hidden.dtype), name="output"
-        )
-        return output(Dropout(self.dropout)(encoded.pooled_or_error(), train))
+        return pooled_scores(self, encoded, self.num_classes, train)
+
+
+def pooled_scores(head: nn.Module, encoded: Encoded, count: int, train: bool) -> Float[Array, "B C"]:
+    """Dropout on the pooled output, and one projection of it (run_classifier.py:590-612).
+
+    Args:
+        head: whose parameters they become, called from its compact method; has the fields `dropout` and `init_stddev`.
+        count: C, scores of a row.
+    """
+    output = Linear("BD,DC->BC", (count,), head.init_stddev, dtype=str(encoded.hidden.dtype), name="output")
+    return output(Dropout(head.dropout)(encoded.pooled_or_error(), train))

@@ -9,13 +9,14 @@ import optax
 from jaxtyping import Array, Float
 
 from bert_jax.models.encoded import Encoded
-from bert_jax.nn.dropout import Dropout
-from bert_jax.nn.linear import INIT_STDDEV, Linear
+from bert_jax.nn.linear import INIT_STDDEV
 from bert_jax.nn.losses import Mean
+from bert_jax.objectives.classify import pooled_scores
 
 
 class MultiLabel(nn.Module):
-    """Dropout and one projection to C labels, each with a sigmoid of its own.
+    """Dropout and one projection to C labels, as `Classify`, each with a sigmoid of its own; the original has no such
+    task.
 
     Attributes:
         num_classes: C; 0 stands for that of the task's data.
@@ -48,7 +49,4 @@ class MultiLabel(nn.Module):
     def _logits(self, encoded: Encoded, train: bool) -> Float[Array, "B C"]:
         if self.num_classes < 1:
             raise ValueError(f"MultiLabel has num_classes {self.num_classes}: give at least 1")
-        output = Linear(
-            "BD,DC->BC", (self.num_classes,), self.init_stddev, dtype=str(encoded.hidden.dtype), name="output"
-        )
-        return output(Dropout(self.dropout)(encoded.pooled_or_error(), train))
+        return pooled_scores(self, encoded, self.num_classes, train)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bert_jax.models.encoded import Encoded
-from bert_jax.nn.dropout import Dropout
-from bert_jax.nn.linear import INIT_STDDEV, Linear
+from bert_jax.nn.linear import INIT_STDDEV
 from bert_jax.nn.losses import Mean
+from bert_jax.objectives.classify import pooled_scores
 
 
 class Regress(nn.Module):
@@ -25,20 +25,15 @@ class Regress(nn.Module):
     @nn.compact
     def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:
         """`loss`, the mean squared error against `target` [B]."""
-        errors = self._score(encoded, train)[:, 0] - batch["target"]
+        errors = pooled_scores(self, encoded, 1, train)[:, 0] - batch["target"]
         return {"loss": Mean.of(jnp.square(errors), batch["weight"])}
 
     @nn.compact
     def predict(self, encoded: Encoded, batch: Mapping[str, Array]) -> dict[str, Float[Array, " B"]]:
         """`score` [B], in the units of the targets."""
-        return {"score": self._score(encoded, False)[:, 0]}
+        return {"score": pooled_scores(self, encoded, 1, False)[:, 0]}
 
     @nn.compact
     def outputs(self, encoded: Encoded) -> dict[str, Float[Array, "B 1"]]:
         """`logits` [B, 1]: the scores."""
-        return {"logits": self._score(encoded, False)}
-
-    @nn.nowrap
-    def _score(self, encoded: Encoded, train: bool) -> Float[Array, "B 1"]:
-        output = Linear("BD,DC->BC", (1,), self.init_stddev, dtype=str(encoded.hidden.dtype), name="output")
-        return output(Dropout(self.dropout)(encoded.pooled_or_error(), train))
+        return {"logits": pooled_scores(self, encoded, 1, False)}

@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 
 from bert_jax.report import pictures, tables
-from bert_jax.report.predictions import are_classes, classes_of, read_predictions, wanted
+from bert_jax.report.predictions import are_classes, are_numbers, classes_of, numbers_of, read_predictions, wanted
 from bert_jax.report.runs import Row
 from bert_jax.report.tables import Content, Grid
 
@@ -95,9 +95,8 @@ def _answers(row: Row) -> str:
         lines = [line for run in row.runs for line in read_predictions(run, row.evaluation)]
     except (OSError, ValueError):
         return ""
-    if {"score", "prediction"} <= lines[0].keys() and "label" not in lines[0]:
-        numbers = np.array([[float(line["score"]), float(line["prediction"])] for line in lines])
-        return f"<figure>{pictures.scatter(*numbers.T)}</figure>"
+    if are_numbers(lines):
+        return f"<figure>{pictures.scatter(*numbers_of(lines).T)}</figure>"
     if not are_classes(lines):
         return ""
     classes = classes_of(lines)

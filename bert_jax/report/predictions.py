@@ -26,7 +26,7 @@ def read_predictions(run: Run, evaluation: str) -> list[Line]:
 
 def wanted(lines: Sequence[Line]) -> list[str]:
     """What was to be answered: a class, labels, a tag, a number, or a text."""
-    column = next((name for name in ("label", "labels", "tag", "score") if name in lines[0]), None)
+    column = next((name for name in ("label", "tag") if name in lines[0]), None)
     if column is None:
         raise ValueError(f"no column says what was wanted: there are {', '.join(lines[0])}")
     return [line[column] for line in lines]
@@ -44,9 +44,8 @@ def measured(lines: Sequence[Line], metric: str) -> tuple[np.ndarray, Measure]:
     if {"sentence", "tag", "prediction"} <= columns and metric in ("accuracy", "f1"):
         return _of_sentences(lines, metric)
     answers = [line.get("prediction", "") for line in lines]
-    if {"score", "prediction"} <= columns and "label" not in columns and metric in ("pearson", "spearman"):
-        numbers = [[float(a), float(b)] for a, b in zip(wanted(lines), answers, strict=True)]
-        return np.array(numbers), pearson if metric == "pearson" else spearman
+    if are_numbers(lines) and metric in ("pearson", "spearman"):
+        return numbers_of(lines), pearson if metric == "pearson" else spearman
     measures = {"f1": f1, "macro_f1": macro_f1, "matthews": matthews}
     if not are_classes(lines) or metric not in ("accuracy", *measures):
         raise ValueError(f"{metric} cannot be computed from the predictions, which have {', '.join(columns)}")
@@ -57,14 +56,26 @@ def measured(lines: Sequence[Line], metric: str) -> tuple[np.ndarray, Measure]:
     return matches(labels, found, len(numbers)), measures[metric]
 
 
+def are_numbers(lines: Sequence[Line]) -> bool:
+    """Whether numbers were wanted and answered: a class has the probabilities of all beside it."""
+    return lines[0].keys() == {"label", "prediction"}
+
+
+def numbers_of(lines: Sequence[Line]) -> np.ndarray:
+    """What was wanted and what was answered, [n, 2]."""
+    return np.array([[float(line["label"]), float(line["prediction"])] for line in lines])
+
+
 def are_classes(lines: Sequence[Line]) -> bool:
-    """Whether each line has one class that was wanted and one that was answered; answers to questions are texts."""
-    columns = lines[0].keys()
-    return "prediction" in columns and bool({"label", "tag"} & columns) and "id" not in columns
+    """Whether each line has one class that was wanted and one that was answered: not several labels, not a text."""
+    if "tag" in lines[0]:
+        return True
+    named = {column[2:-1] for column in lines[0] if column.startswith("p(")}
+    return bool(named) and all({line["label"], line["prediction"]} <= named for line in lines)
 
 
 def classes_of(lines: Sequence[Line]) -> list[str]:
-    """The classes in order: those with a column of probabilities, else all that occur."""
+    """The classes in order: those with a column of probabilities; of tags all that occur."""
     named = [column[2:-1] for column in lines[0] if column.startswith("p(")]
     return named or sorted({*wanted(lines), *(line["prediction"] for line in lines)})
 

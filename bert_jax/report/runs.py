@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from bert_jax.experiment import FREE_FIELDS
-from bert_jax.members import RESULT_FILE, is_loss
+from bert_jax.members import RESULT_FILE
 from bert_jax.tasks.published import OFFICIAL
+from bert_jax.training.health import is_loss
 from bert_jax.training.log import METRICS_FILE, read_metrics
 
 # Fields of an experiment in which the runs of one variant may differ, and those that say nothing about the result.
@@ -116,11 +117,7 @@ def summarise(values: Sequence[float], metric: str) -> Summary | None:
     if not values:
         return None
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Summary(tuple(values), float(np.mean(values)), std, (min if lower_is_better(metric) else max)(values))
-
-
-def lower_is_better(metric: str) -> bool:
-    return is_loss(metric) or metric.rsplit("/", 1)[-1] == "perplexity"
+    return Summary(tuple(values), float(np.mean(values)), std, (min if is_loss(metric) else max)(values))
 
 
 def in_percent(metric: str, value: float) -> float:
@@ -129,7 +126,7 @@ def in_percent(metric: str, value: float) -> float:
 
 
 def is_share(metric: str) -> bool:
-    return not (lower_is_better(metric) or metric.endswith("threshold"))
+    return not (is_loss(metric) or metric.endswith("threshold"))
 
 
 # ---- from folders to rows --------------------------------------------------------------------------------------------

@@ -110,11 +110,15 @@ class Answering:
 
     def rows(self, predictions: dict[str, np.ndarray], evaluation: QuestionWindows) -> list[dict]:
         """One row per question for the predictions file: its id, an answer that was wanted, the one predicted, with its
-        score; where questions may have no answer also the best span, and by how much no answer scores above it."""
+        score and what it is worth; where questions may have no answer also the best span, and by how much no answer
+        scores above it."""
         answers, table = self.answers(predictions, evaluation), []
-        for i, (row, text) in enumerate(zip(evaluation.rows, self._texts(answers), strict=True)):
+        texts = self._texts(answers)
+        worth = _worth(evaluation, texts)
+        for i, (row, text) in enumerate(zip(evaluation.rows, texts, strict=True)):
             label = row.fields["answers"][0][0] if row.fields["answers"] else ""
             line = {"id": row.fields["id"], "label": label, "prediction": text, "score": float(answers.scores[i])}
+            line |= {name: float(values[i]) for name, values in worth.items()}
             if self.data.unanswerable:
                 line |= {"best_span": answers.texts[i], "null_odds": float(answers.null_odds[i])}
             table.append(line)
@@ -130,6 +134,7 @@ class Answering:
             f"{np.mean(spans[:, 1] > 0):.1%} of which hold the answer",
             f"{train.cut_questions:,} questions were cut to {self.max_question_length} tokens; {train.loose_answers:,} "
             "answers begin or end inside of a token, which is then taken whole",
+            *([f"{train.lost_answers:,} answers are in no window as a whole"] if train.lost_answers else []),
             *self.data.notes(),
         ]
 

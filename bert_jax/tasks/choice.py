@@ -135,6 +135,9 @@ class MultipleChoice:
             return f"field {lists[0]!r} is a list, a text is wanted"
         if reason := self.data.empty_field(row, (*self._context, self.data.label_column)):
             return reason
+        values = {field: row.fields[field] for field in self.choice_columns}
+        if nested := [field for field, value in values.items() if any(isinstance(choice, list) for choice in value)]:
+            return f"field {nested[0]!r} is a list of lists, one of texts is wanted"
         choices, place = self.choices(row), self._place(row)
         if empty := [number for number, choice in enumerate(choices, 1) if not choice.strip()]:
             return f"choice {empty[0]} of {len(choices)} is empty"

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bert_jax.data.tables import Tables, source_name
+from bert_jax.data.held_out import source_name
+from bert_jax.data.tables import Tables
 from bert_jax.data.tfds import PREFIX
 from bert_jax.tasks.classification import Classification
 from bert_jax.tasks.published import OFFICIAL

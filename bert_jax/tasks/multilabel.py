@@ -97,12 +97,12 @@ class MultiLabels:
         return self.separator.join(name for name, own in zip(self.classes, chosen, strict=True) if own)
 
     def _labels(self, row: Row) -> list[str]:
-        """The labels of a row. Raises ValueError for what begins as a JSON list and is none of labels."""
+        """The labels of a row. Raises ValueError for what begins as a JSON list and is none, or holds lists."""
         value = row.fields[self.data.label_column]
         if isinstance(value, str) and value.lstrip().startswith("["):
             value = json.loads(value)
-            if not all(isinstance(label, str | int | float) for label in value):
-                raise ValueError("the list holds something else")
+        if not all(isinstance(label, str | int | float) for label in value):
+            raise ValueError("the list holds something else")
         labels = value.split(self.separator) if isinstance(value, str) else value
         return [str(label).strip() for label in labels if str(label).strip()]
 

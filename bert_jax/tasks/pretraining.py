@@ -31,9 +31,9 @@ class Pretraining:
 
     def evaluations(self, tokenizer: Tokenizer) -> dict[str, "Instances"]:
         corpora = {"valid": self.corpus} | {folder.name: folder for folder in self.also}
-        if len(corpora) != 1 + len(self.also):
+        if len(corpora) != 1 + len(self.also) or "train" in corpora:
             listing = ", ".join(map(str, self.also))
-            raise ValueError(f"the folders of `also` need names of their own, and none can be valid: {listing}")
+            raise ValueError(f"the folders of `also` need names of their own, not train or valid: {listing}")
         for folder in self.also:
             if (other := Corpus(folder, "valid").tokenizer()).fingerprint != tokenizer.fingerprint:
                 raise ValueError(

@@ -9,13 +9,14 @@ from bert_jax.data.conll import LETTERS, Sentence, TaggedFiles, bio
 from bert_jax.data.word_rows import NOT_SCORED, WordRows
 from bert_jax.learners.multitask import Multitask
 from bert_jax.tasks.entities import count_entities, entity_scores, surface_f1
+from bert_jax.tasks.texts import head_of
 from bert_jax.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Tagging:
-    """Sentences of tagged words. The classes are the tags of the training sentences, and of each type of entity in them
-    all letters of the scheme."""
+    """Sentences of tagged words. The classes are the tags of the training file, also in sentences that are held out of
+    it, and of each type of entity in them all letters of the scheme."""
 
     data: TaggedFiles
     """tagged sentences"""
@@ -49,7 +50,7 @@ class Tagging:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The tags, sorted."""
-        tags = {tag for sentence in self.data.usable(self.data.all_train_sentences) for tag in sentence.tags}
+        tags = {tag for sentence in self.data.usable(self.data.tag_sentences) for tag in sentence.tags}
         if self.entities:
             types = {tag[1:] for tag in tags if tag != "O"}
             tags |= {"O"} | {letter + type for letter in LETTERS[self.data.scheme] for type in types}
@@ -57,7 +58,7 @@ class Tagging:
 
     def prepare(self, learner: Multitask) -> Multitask:
         """Gives the head its number of classes. Raises ValueError where the head says another one."""
-        head, source = learner.objectives["tag"], self.data.train
+        head, source = head_of(learner, "tag"), self.data.train
         if len(self.classes) < 2:
             raise ValueError(f"{source}: every word has the tag {self.classes[0]!r}; two are needed")
         if head.num_classes not in (0, len(self.classes)):

@@ -67,6 +67,8 @@ def degenerate(metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str
     """
     for source, values in baselines.items():
         for head in dict.fromkeys(name.rpartition("/")[0] for name in values):
+            if not any(name.startswith(f"{source}/{head}/") for name in metrics):
+                continue  # data know baselines of objectives that a learner need not have
             own = {name: value for name, value in values.items() if name.startswith(f"{head}/")}
             own = {name: value for name, value in own.items() if not is_loss(name)} or own
             found = {name: metrics.get(f"{source}/{name}", math.nan) for name in own}
@@ -78,4 +80,4 @@ def degenerate(metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str
 
 def is_loss(metric: str) -> bool:
     """Whether less is better of a metric."""
-    return metric.rsplit("/", 1)[-1] in ("loss", "mse")
+    return metric.rsplit("/", 1)[-1] in ("loss", "mse", "perplexity")

@@ -31,8 +31,9 @@ class Logger:
     Args:
         workdir: an existing folder.
         total_steps: of the whole run.
-        start_step: of the checkpoint that this process continues from. Metrics of later steps that an interrupted
-            process left behind are dropped, and so is a last line that it did not finish.
+        start_step: of the checkpoint that this process continues from, 0 of none. Metrics of later steps that an
+            interrupted process left behind are dropped (of none all, also of an evaluation before the first step), and
+            so is a last line that it did not finish.
         console: whether to print; the files are written all the same.
 
     Raises ValueError, with the line's number, if another line of `metrics.jsonl` is not one of metrics.
@@ -45,12 +46,13 @@ class Logger:
         if not self._on:
             return
         path = Path(workdir) / METRICS_FILE
-        _drop_after(path, start_step)
+        kept = start_step or -1
+        _drop_after(path, kept)
         self._file = path.open("a", encoding="utf-8")
         # TensorBoard hides what an earlier process wrote of steps from purge_step on. The suffix keeps the files of two
         # starts within a second apart.
         self._tensorboard = SummaryWriter(
-            str(Path(workdir) / "tensorboard"), purge_step=start_step + 1, filename_suffix=f".{time.time_ns()}"
+            str(Path(workdir) / "tensorboard"), purge_step=kept + 1, filename_suffix=f".{time.time_ns()}"
         )
         self._console = rich.console.Console(highlight=False, markup=False, emoji=False, quiet=not console)
         self._progress = None

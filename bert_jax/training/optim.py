@@ -139,8 +139,8 @@ def layerwise(
         return layer_decay ** (top - depth) * gradient_scale(depth, top)
 
     def gradient_scale(depth, top):
-        del top
-        return 1.0 if frozen_layers is None else jnp.float32(depth > frozen_layers)
+        # Heads never: they are all there is where the encoder is not trained at all.
+        return 1.0 if frozen_layers is None else jnp.float32((depth > frozen_layers) | (depth == top))
 
     return optax.chain(_scale_by_depth(gradient_scale), optimizer, _scale_by_depth(update_scale))
 

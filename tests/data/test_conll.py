@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from bert_jax.data.conll import TaggedFiles, bio, read_sentences
-from bert_jax.data.tables import source_name
+from bert_jax.data.held_out import source_name
 
 OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 
@@ -203,6 +203,8 @@ def test_held_out_sentences(tmp_path):
     assert len(held_out) == 4 and len(data.train_sentences) == 16
     assert {id(s.document) for s in held_out}.isdisjoint(id(s.document) for s in data.train_sentences)
     assert len(TaggedFiles(f"{paths[0]}+{paths[1]}", (paths[1],)).train_sentences) == 40
+    plus = str(write(tmp_path / "a+b.conll", train))
+    assert len(TaggedFiles(plus, (plus,)).train_sentences) == 20
 
 
 def test_limits(tmp_path):

@@ -77,6 +77,16 @@ def test_reading(tmp_path, name):
             '{"data": [{"paragraphs": [{"context": "a", "qas": [{"id": "7", "question": "b"}]}]}]}',
             "article 'article 1', paragraph 1, question 7: no field 'answers'",
         ),
+        ('{"data": ["x"]}', "article 1: str where an object with 'paragraphs' is wanted"),
+        (
+            '{"data": [{"paragraphs": [{"context": "a", "qas": [{"id": "7", "answers": {"text": []}}]}]}]}',
+            "question 7: no field 'answer_start'; it has 'text'",
+        ),
+        (
+            '{"data": [{"paragraphs": [{"context": "a", "qas": '
+            '[{"id": "7", "answers": {"text": ["a"], "answer_start": []}}]}]}]}',
+            "question 7: 1 answers, but 0 answer_start",
+        ),
         ('{"data": []}', "no questions"),
     ],
 )
@@ -108,6 +118,7 @@ CONTEXT = "a b c."
         (question("9", CONTEXT, ("c.d", 4)), r".*not at character 4 of the context, where 'c\.' stands"),
         (question("9", CONTEXT, "b", (" ", 1)), "an answer is empty"),
         (question("9", CONTEXT, "b", text=" "), "field 'question' is empty"),
+        (question("9", CONTEXT, "b", text="\ud83d"), r"field 'question' is not Unicode: '\\ud83d'"),
         (question("9", CONTEXT), "it has no answer: --data.unanswerable is for data sets with such questions"),
         (question("9", CONTEXT, is_impossible=True), "it has no answer: --data.unanswerable"),
         (question("9", CONTEXT, "b", is_impossible=True), "is_impossible, but it has answers"),
@@ -240,6 +251,24 @@ def test_windows_of_a_page(tmp_path):
     assert rows["lengths"].tolist() == [10, 10, 9] * 2
     assert found.question.tolist() == [0, 0, 0, 1, 1, 1] and found.start.tolist() == [0, 2, 4] * 2
     assert found.begin.tolist() == [4] * 6 and found.cut_questions == found.loose_answers == 0
+
+
+def test_answers_that_no_window_holds(tmp_path):
+    """Longer than a window, or between two that do not overlap: counted, since they are trained on as none."""
+    context = "a b c d e f. g"
+    asked = [question(str(i), context, *answers) for i, answers in enumerate((["b c d e f"], ["e f"], ["c"], []))]
+    found = windows_of(tmp_path, *asked, context=context, max_length=9, stride=4)
+    assert found.start.tolist()[:2] == [0, 4] and found.lost_answers == 1
+    found = windows_of(tmp_path, question("1", context, "d e"), context=context, max_length=9, stride=4)
+    assert found.lost_answers == 1 and not found.targets["span"].any()
+
+
+def test_an_answer_may_begin_with_white_space(tmp_path):
+    """Which is no part of its tokens, nor counted as one of them."""
+    context = "a  b c."
+    asked = [question(str(i), context, answer) for i, answer in enumerate([" b", "  b c", "b "])]
+    found = windows_of(tmp_path, *asked, context=context, max_length=16, stride=8)
+    assert found.targets["span"].tolist() == [[5, 5], [5, 6], [5, 5]] and found.loose_answers == 0
 
 
 def test_long_questions_lose_their_end(tmp_path):

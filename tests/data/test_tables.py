@@ -6,7 +6,8 @@ import lzma
 
 import pytest
 
-from bert_jax.data.tables import Row, Tables, draw, read_table, source_name, usable
+from bert_jax.data.held_out import draw, source_name
+from bert_jax.data.tables import Row, Tables, read_table, usable
 
 ROWS = [{"text": "a good film", "label": "1"}, {"text": "été 東京", "label": "0"}]
 OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
@@ -115,6 +116,54 @@ def test_text_files_are_tables_with_tabs(tmp_path):
     """As the MSR corpus, which MRPC was made from, is called."""
     path = write(tmp_path / "a.txt.gz", "\ufefftext\tlabel\n\"a\tb\n")
     assert [row.fields for row in read_table(path, ("text", "label"))] == [{"text": '"a', "label": "b"}]
+
+
+def test_nothing_is_cut_or_split_but_at_tabs_and_line_feeds(tmp_path):
+    """Very long fields, and all else that Unicode takes for the end of a line."""
+    text = "a\rb\u2028c\x85d\x0be\x00f " + "g " * 100_000 + "h"
+    path = write(tmp_path / "a.tsv", f"text\tlabel\n{text}\t1\r\n \t0\n")
+    assert [row.fields for row in read_table(path, ("text", "label"))] == [
+        {"text": text, "label": "1"}, {"text": " ", "label": "0"}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [".tsv", ".csv"])
+def test_two_fields_of_one_name(tmp_path, kind):
+    """Neither is read for the other: they are told apart by their columns. Names that nobody reads may be the same."""
+    text = "label,text,label\n1,a,0\n"
+    path = write(tmp_path / f"a{kind}", text.replace(",", "\t") if kind == ".tsv" else text)
+    with pytest.raises(ValueError, match=r"no field 'label'; it has 'label \(column 1\)', 'text', 'label \(column 3"):
+        read_table(path, ("text", "label"))
+    assert read_table(path, ("label (column 3)",))[0].fields == {"label (column 3)": "0"}
+    assert read_table(path, ("text",), ("_", "text", "_"))[1].fields == {"text": "a"}
+
+
+def test_fields_inside_of_fields(tmp_path):
+    """`a/b` is the field b of an object, or of each object of a list, as the choices of ARC are. An object itself is no
+    text: what is in it is named. A field may have that very name, too."""
+    one = {"question": {"stem": "a", "choices": [{"text": "b", "label": "A"}, {"text": 2, "label": "B"}]}, "x/y": "z"}
+    path = write(tmp_path / "a.jsonl", json.dumps(one | {"choices": {"text": ["b", "c"], "label": []}}) + "\n")
+    columns = ("question/stem", "question/choices/text", "choices/text", "choices/label", "x/y")
+    assert list(read_table(path, columns)[0].fields.values()) == ["a", ["b", "2"], ["b", "c"], [], "z"]
+    with pytest.raises(ValueError, match=r"line 1: field 'choices' is no text, .*: 'choices/text', 'choices/label'"):
+        read_table(path, ("choices",))
+    with pytest.raises(ValueError, match=r"line 1: field 'question/choices' is no text, .* 'question/choices/text', "):
+        read_table(path, ("question/choices",))
+    for gone in ("question/x", "question/choices/x", "x/z", "question/stem/x", "/"):
+        with pytest.raises(ValueError, match=f"line 1: no field '{gone}'; it has 'question', 'x/y', 'choices'"):
+            read_table(path, (gone,))
+
+
+def test_text_that_is_not_unicode(tmp_path):
+    """JSON can say half a character, which no tokenizer takes: a bad row, with its line, in a text or in a list."""
+    rows = [("a", "\ud83d"), ("a", ["b", "\ude00"]), ("b", 1), ("\U0001f600", 1)]
+    lines = [json.dumps({"text": text, "label": label}) + "\n" for text, label in rows]
+    path = str(write(tmp_path / "a.jsonl", "".join(lines)))
+    data = Tables(path, (path,), skip_bad_rows=True)
+    kept, first = usable(data.train_rows, data.empty_field, True)
+    assert texts(kept) == ["b", "\U0001f600"] and "line 1: field 'label' is not Unicode: '\\ud83d'" in first
+    with pytest.raises(ValueError, match=r"line 2: field 'label' is not Unicode: '\\ude00'; --data\.skip-bad-rows"):
+        usable(data.train_rows[1:], data.empty_field, False)
 
 
 def test_values_that_are_no_text(tmp_path):

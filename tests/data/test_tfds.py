@@ -77,6 +77,10 @@ def test_rows_of_a_table(folder):
     assert len(data.train_rows) == 2 and len(data.valid_rows["valid"]) == 1
     both = sorted(row.fields["text"] for row in data.train_rows + data.valid_rows["valid"])
     assert both == ["é 0", "é 1", "é 2"]
+    inner = read_table("tfds:tiny_rows@train", ("idx", "answers/text"), (), str(folder))
+    assert {row.fields["idx"]: row.fields["answers/text"] for row in inner} == {"0": [], "1": ["x"], "2": ["x", "x"]}
+    with pytest.raises(ValueError, match=r"record 0: field 'answers' is no text, .*: 'answers/start', 'answers/text'"):
+        read_table("tfds:tiny_rows@train", ("answers",), (), str(folder))
     for source in ("tfds:tiny_rows@train+test", "tfds:tiny_rows@train+tfds:tiny_rows@test"):
         assert len(data.read(source)) == 4
 

@@ -97,6 +97,23 @@ def test_every_word_is_scored_once(max_length, document_context):
         assert TOKENIZER.tokens(ids) == [word[0] for word in sentences[i].words]
 
 
+def test_a_document_is_read_as_often_as_it_is_there():
+    """And not once for each of its sentences: a file with one mark at its beginning is one document of thousands."""
+    reads = []
+
+    class Document(list):
+        def __iter__(self):
+            reads.append(self)
+            return super().__iter__()
+
+    document = Document()
+    sentences = [Sentence({"words": ["a"], "tags": ["X"]}, "here", document=document) for _ in range(50)]
+    document += sentences
+    rows = WordRows(sentences, NUMBERS, TOKENIZER, 5, document_context=True)
+    assert shown(rows)[:2] == ["[CLS] a/1 a a [SEP]", "[CLS] a a/1 a [SEP]"] and len(rows) == 50
+    assert len(reads) < 10
+
+
 def test_the_wordpieces_of_words_are_those_of_their_text():
     """Where words are what the tokenizer takes for words, a row is the encoding of the text."""
     row = WordRows(sentences_of("ab/X c/O de/Y"), NUMBERS, TOKENIZER, 9).read(np.array([0]))

@@ -110,7 +110,7 @@ def test_metrics_from_predictions(tmp_path):
 
 def test_metrics_of_other_tasks():
     """Numbers, tags and questions; what the file cannot tell is an error and not a wrong number."""
-    numbers = [{"score": a, "prediction": b} for a, b in (("1", "10"), ("2", "30"), ("3", "20"))]
+    numbers = [{"label": a, "prediction": b} for a, b in (("1", "10"), ("2", "30"), ("3", "20"))]
     assert measure(numbers, "spearman") == pytest.approx(0.5)
     gold = [["B-PER", "I-PER", "O"], ["B-LOC", "O"]]
     found = [["B-PER", "O", "O"], ["B-LOC", "B-PER"]]
@@ -127,3 +127,7 @@ def test_metrics_of_other_tasks():
         measured(questions, "exact_match")
     with pytest.raises(ValueError, match="accuracy cannot be computed"):
         measured(questions, "accuracy")
+    labels = [{"label": "a|b", "prediction": "", "p(a)": "0.4", "p(b)": "0.3"}]
+    for metric in ("macro_f1", "micro_f1"):
+        with pytest.raises(ValueError, match=f"{metric} cannot be computed"):
+            measured(labels, metric)

@@ -155,6 +155,8 @@ def test_no_answer(tmp_path):
         "label": "",
         "prediction": "",
         "score": 5.0,
+        "exact_match": 1.0,
+        "f1": 1.0,
         "best_span": found.texts[1],
         "null_odds": 1.0,
     }
@@ -196,6 +198,9 @@ def test_preview(tmp_path):
     task, source = task_of(tmp_path, question("1", CONTEXT, "e f"), question("2", CONTEXT), unanswerable=True)
     lines = task.preview(source, TOKENIZER)
     assert "2 questions (1 without an answer) in 6 windows, 33.3% of which hold the answer" in lines
+    assert not any("in no window" in line for line in lines)
+    task, source = task_of(tmp_path, question("1", CONTEXT, "a b c d e f"))
+    assert "1 answers are in no window as a whole" in task.preview(source, TOKENIZER)
 
 
 @pytest.mark.parametrize(

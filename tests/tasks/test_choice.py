@@ -91,6 +91,17 @@ def test_columns_with_an_opening(tmp_path):
     assert features.targets["choice_mask"].tolist() == [True] * 5 + [False]
 
 
+def test_choices_inside_of_a_field(tmp_path):
+    """As TFDS and the hub have those of ARC."""
+    path = tmp_path / "train.jsonl"
+    row = {"question": "a", "choices": {"text": ["b", "c d"], "label": ["A", "B"]}, "answerKey": "B"}
+    path.write_text(json.dumps(row) + "\n")
+    data = Tables(str(path), (str(path),), text_columns=("question", "choices/text"), label_column="answerKey")
+    features = MultipleChoice(data, ("choices/text",), max_length=10).train(TOKENIZER)
+    assert tokens(features) == ["[CLS] a [SEP] b [SEP]", "[CLS] a [SEP] c d [SEP]"]
+    assert features.targets["label"].tolist() == [1, 1]
+
+
 def test_a_long_context_is_cut_before_a_choice(tmp_path):
     """Its end, to the last token; then the beginning of the continuation, which is that of its opening."""
     rows = [("a b c d e f g", ["h", "h i j h i j", "a b c d e f g h i"], "A")]
@@ -116,6 +127,8 @@ def test_a_long_context_is_cut_before_a_choice(tmp_path):
         (("a", ["b", "c"], "0"), "label '0' names none of the 2 choices"),
         (("a", ["b", "c"], "AB"), "label 'AB' names none of the 2 choices"),
         ((["a"], ["b", "c"], "A"), "field 'question' is a list, a text is wanted"),
+        (("a", ["b", ["c"]], "A"), "field 'choices' is a list of lists, one of texts is wanted"),
+        (("a", ["b", "\ud800"], "A"), r"field 'choices' is not Unicode: '\\ud800'"),
     ],
 )
 def test_bad_rows(tmp_path, row, message):

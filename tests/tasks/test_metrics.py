@@ -31,6 +31,15 @@ def test_matthews():
     assert CLASS_METRICS["matthews"](LABELS, np.ones(10, int)) == 0
 
 
+@pytest.mark.parametrize("name", CLASS_METRICS)
+@pytest.mark.parametrize("value", [0, 1])
+def test_one_class_everywhere(name, value):
+    """In labels and answers: a number, and no warning in the log of a run."""
+    same = np.full(3, value)
+    assert CLASS_METRICS[name](same, same) == {"f1": value, "macro_f1": 1, "matthews": 0}[name]
+    assert 0 <= CLASS_METRICS[name](same, 1 - same) == 0
+
+
 def test_f1_of_labels():
     """Over all labels together, and the mean over the labels; a label that never occurs and is never found has 0."""
     wanted = np.array([[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 1, 0]], bool)

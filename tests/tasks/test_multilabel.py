@@ -48,9 +48,9 @@ def test_another_separator(tmp_path):
         task_of(tmp_path, ["a"], separator="")
 
 
-@pytest.mark.parametrize("labels", ["['a', 'b']", '["a", {"b": 1}]', '["a"'])
+@pytest.mark.parametrize("labels", ["['a', 'b']", '["a", {"b": 1}]', '["a"', ["a", ["b"]]])
 def test_what_begins_as_a_list_and_is_none(tmp_path, labels):
-    """Python's way to print a list is not JSON; it is no label of that name either."""
+    """Python's way to print a list is not JSON; it is no label of that name either, nor is a list in a list."""
     task = task_of(tmp_path, [["a"], labels])
     with pytest.raises(ValueError, match=r"train\.jsonl, line 2: field 'labels' is .* which is no JSON list of labels"):
         task.train(TOKENIZER)

@@ -76,3 +76,10 @@ def test_no_corpus(tmp_path):
     build_corpus([Document(["a", "b"], sentences=True)] * 2, TOKENIZER, tmp_path / "corpus", workers=1)
     with pytest.raises(ValueError, match="no split 'valid', only train; a held-out split is made with"):
         Pretraining(tmp_path / "corpus").evaluations(TOKENIZER)
+
+
+@pytest.mark.parametrize("name", ["train", "valid"])
+def test_no_other_corpus_is_called_as_a_split(tmp_path, name):
+    """Its metrics would be taken for those of training, or of the corpus itself."""
+    with pytest.raises(ValueError, match=r"need names of their own, not train or valid: .*here"):
+        Pretraining(tmp_path, also=(tmp_path / "here" / name,)).evaluations(TOKENIZER)

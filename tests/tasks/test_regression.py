@@ -37,9 +37,10 @@ def test_sources(tmp_path):
     assert single.train(TOKENIZER).read(np.array([0]))["segments"].sum() == 0
 
 
-@pytest.mark.parametrize("score", ["nan", "NaN", "inf", "-Infinity", "high", "3,5", "1e999"])
+@pytest.mark.parametrize("score", ["nan", "NaN", "inf", "-Infinity", "high", "3,5", "1e999", "1e39"])
 def test_what_is_no_number_is_named_with_file_and_line(tmp_path, score):
-    """Also what Python reads as a float without it being one to learn from; nothing is trained on half of a file."""
+    """Also what Python reads as a float without it being one to learn from, such as
+    one that is too large for float32; nothing is trained on half of a file."""
     task = task_of(tmp_path, [*ROWS, ("a", "a", score)])
     with pytest.raises(ValueError, match=rf"train\.tsv, line 5: field 'score' is '{score}', a finite number is wanted"):
         task.train(TOKENIZER)

@@ -67,6 +67,16 @@ def test_a_tag_that_is_none_names_its_file_and_line(tmp_path):
     assert task.preview(task.train(TOKENIZER), TOKENIZER)[-1].startswith("1 of 2 sentences of valid are left out, the")
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_tag_of_sentences_that_are_held_out_of_training(tmp_path, seed):
+    """Is one of the classes: one file has one set of tags, whichever of its documents are drawn."""
+    path = tmp_path / "a.conll"
+    path.write_text("".join(f"-DOCSTART- O\n\na O\nb B-{kind}\n\n" for kind in "XXRXXXXX"))
+    task = Tagging(TaggedFiles(str(path), draw_seed=seed, valid_share=0.5))
+    assert task.classes == ("B-R", "B-X", "I-R", "I-X", "O")
+    assert len(task.train(TOKENIZER)) + len(task.evaluations(TOKENIZER)["valid"]) == 8
+
+
 def test_the_head_gets_its_number_of_classes(tmp_path):
     """0 and the labels are filled in, nothing else; a number that the data contradicts, or one tag only, an error."""
     task = task_of(tmp_path)
@@ -74,6 +84,8 @@ def test_the_head_gets_its_number_of_classes(tmp_path):
     assert head == Tag(num_classes=5, dropout=0.3, labels=task.classes)
     with pytest.raises(ValueError, match=r"num_classes 2, but .*train\.conll has the 5 tags B-LOC, B-PER, "):
         task.prepare(Multitask(None, {"tag": Tag(2)}))
+    with pytest.raises(ValueError, match="the task needs a head called 'tag'; the learner has ner"):
+        task.prepare(Multitask(None, {"ner": Tag()}))
     with pytest.raises(ValueError, match=r"train\.conll: every word has the tag 'X'; two are needed"):
         task_of(tmp_path, ["a/X"], scheme="plain").prepare(Multitask(None, {"tag": Tag()}))
 

@@ -79,7 +79,7 @@ def test_restart_drops_what_came_after_the_checkpoint(tmp_path):
         assert path.read_bytes() == b"".join(kept)
         log.log(40, {"train/loss": 1.0})
     assert [entry["step"] for entry in lines(tmp_path)] == [10, 20, 30, 40]
-    assert events(tmp_path)[1] == [1, 31]
+    assert events(tmp_path)[1] == [0, 31]
     assert [path.name for path in tmp_path.glob("metrics*")] == ["metrics.jsonl"]
 
 
@@ -100,6 +100,19 @@ def test_a_foreign_line_is_refused(tmp_path, line):
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a JSON object with a step"):
         Logger(tmp_path, 10)
     assert path.read_text() == content
+
+
+def test_started_anew(tmp_path):
+    """A run that was killed before its first checkpoint: its evaluation before the first step does not stay, either."""
+    with Logger(tmp_path, 10) as log:
+        log.log(0, {"valid/loss": 3.0})
+        log.log(1, {"train/loss": 2.0})
+    with Logger(tmp_path, 10) as log:
+        log.log(0, {"valid/loss": 3.0})
+    assert [line["step"] for line in lines(tmp_path)] == [0]
+    with Logger(tmp_path, 10, 1):
+        pass
+    assert [line["step"] for line in lines(tmp_path)] == [0]
 
 
 def test_other_processes_write_nothing(tmp_path, monkeypatch, capsys):

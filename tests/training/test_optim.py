@@ -211,6 +211,14 @@ def test_frozen_layers_do_not_move(kind, frozen):
     assert any((value != start[path]).any() for path, value in found.items())
 
 
+def test_a_head_alone_is_never_frozen():
+    """All that the optimizer sees where the encoder is only read, whose layers are then frozen in any case."""
+    optimizer = BertAdam(warmup=0, frozen_layers=2).build(10)
+    params = {"objectives_tag": {"output": {"kernel": jnp.ones((2, 3))}}}
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert (np.abs(updates["objectives_tag"]["output"]["kernel"]) > 0).all()
+
+
 def test_schedule_at_hand_computed_points():
     """Linear from 0, the peak never quite reached, a downward jump of warmup/total of it, and 0 at the end."""
     rate = warmup_linear(1e-4, 10_000, 1_000_000)
