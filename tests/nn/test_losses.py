@@ -55,6 +55,10 @@ def test_cross_entropy_by_hand():
 
 
 def test_hits():
-    """1 where no other logit is larger; a NaN is never a hit."""
-    logits = jnp.array([[1.0, 2, 0], [1, 2, 0], [jnp.nan, jnp.nan, jnp.nan]])
-    np.testing.assert_array_equal(hits(logits, jnp.array([1, 0, 0])), [1, 0, 0])
+    """The label is what an argmax answers: the largest, of equals the first; no number is never right."""
+    rng = np.random.default_rng(0)
+    logits = rng.integers(0, 3, (500, 4)).astype(np.float32)  # many ties
+    labels = rng.integers(0, 4, 500).astype(np.int32)
+    np.testing.assert_array_equal(hits(jnp.array(logits), jnp.array(labels)), logits.argmax(axis=1) == labels)
+    assert 0 < hits(jnp.array(logits), jnp.array(labels)).mean() < 0.5
+    assert hits(jnp.full((1, 3), jnp.nan), jnp.array([0])) == 0
