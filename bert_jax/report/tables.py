@@ -251,12 +251,13 @@ def markdown(grid: Grid) -> str:
 
 
 def terminal(grid: Grid) -> rich.table.Table:
-    """For a console."""
+    """For a console, which is too narrow for what others published."""
     table = rich.table.Table(title=grid.title, title_justify="left")
-    for column in grid.columns:
-        table.add_column(column, justify="right" if column in grid.numbers else "left")
+    shown = [i for i, column in enumerate(grid.columns) if column != "published"]
+    for i in shown:
+        table.add_column(grid.columns[i], justify="right" if grid.columns[i] in grid.numbers else "left")
     for row in grid.rows:
-        table.add_row(*(Text("\n".join(cell.text for cell in lines_of(content))) for content in row))
+        table.add_row(*(Text("\n".join(cell.text for cell in lines_of(row[i]))) for i in shown))
     return table
 
 
