@@ -194,7 +194,7 @@ def check_record(path: Path, experiment: Experiment, workdir: Path) -> None:
     try:
         there = encode(decode(there))  # fields that have come since have their defaults
     except (ValueError, TypeError):
-        pass  # compared as it stands
+        pass  # of a class or a field that is gone: compared as it stands, which names what differs
     differences = [
         line
         for line in _differences(there, encode(experiment), "")
