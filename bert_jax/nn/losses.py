@@ -35,8 +35,8 @@ def cross_entropy(logits: Float[Array, "... C"], labels: Int[Array, "..."]) -> F
 
 
 def hits(logits: Float[Array, "... C"], labels: Int[Array, "..."]) -> Float[Array, "..."]:
-    """1.0 where the label's logit is the largest, the first of equals, as an argmax takes it: were all of them right, so
-    would be a model that gives all classes the same. Where logits are not numbers, nothing is right."""
+    """1.0 where the label's logit is the largest, the first of equals, as an argmax takes it: were all of them right,
+    so would be a model that gives all classes the same. Where logits are not numbers, nothing is right."""
     label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)
     before = jnp.arange(logits.shape[-1]) < labels[..., None]
     largest = jnp.all(logits <= label_logits, axis=-1)
