@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import tyro
 
+from bert_jax.data.packing import Padding
 from bert_jax.data.workers import cores
 from bert_jax.learners.multitask import Multitask
 from bert_jax.nn.dot import ComputeDtype
@@ -45,6 +46,9 @@ class Experiment:
     """examples of the global batch, of which each is a row, or several (multiple choice)"""
     eval_batch_size: int = 256
     """examples of an evaluation batch"""
+    padding: Padding = "packed"
+    """what is done about it: packed, several sequences are computed in one row; trimmed, batches are as wide as their
+    longest row must be; full, as wide as the data's longest may be. Only the draws of dropout depend on it"""
     seed: int = 12345
     """of initial weights, order, masking and dropout (12345 as create_pretraining_data.py:54)"""
     seeds: int = 1

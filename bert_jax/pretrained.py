@@ -19,9 +19,11 @@ from bert_jax.inference import predictors
 from bert_jax.interop import google, huggingface, tensors
 from bert_jax.interop.checkpoint import ForeignCheckpoint
 from bert_jax.learners.multitask import Multitask
+from bert_jax.nn.dot import ComputeDtype
 from bert_jax.text import tokenizer as tokenizers
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.checkpoint import Checkpoints, restore_params
+from bert_jax.training.compilation_cache import keep_compiled
 
 Format = Literal["hf", "google", "bert_jax"]
 # The learner of a run with all sizes filled in, beside its checkpoints: what `load` builds the model from.
@@ -192,7 +194,9 @@ def _compute(model: Multitask, params: Any, batch: Mapping[str, Any], wanted: tu
     return {name: found[name] for name in wanted if name in found}
 
 
-def load(source: str | os.PathLike, checkpoint: Literal["best", "latest"] = "latest") -> Pretrained:
+def load(
+    source: str | os.PathLike, checkpoint: Literal["best", "latest"] = "latest", dtype: ComputeDtype | None = None
+) -> Pretrained:
     """Opens a model.
 
     Args:
@@ -200,10 +204,18 @@ def load(source: str | os.PathLike, checkpoint: Literal["best", "latest"] = "lat
             with safetensors or `flax_model.msgpack`); one in the original's (`bert_config.json` with a TF1
             checkpoint); or a name on the Hugging Face hub, which is downloaded once (HF_HUB_OFFLINE=1: never).
         checkpoint: of a workdir, its latest or its best.
+        dtype: of the operands of the encoder's dots; its own if not given. bfloat16 is about twice as fast, also on a
+            CPU that has it.
 
+    From then on, what this process compiles is kept for the next one (`training.compilation_cache`).
     Raises FileNotFoundError for what is not there, ValueError for what is damaged, not to be trusted, or no BERT.
     """
-    return _load(source, checkpoint, weights=True)
+    keep_compiled()
+    opened = _load(source, checkpoint, weights=True)
+    if dtype is None:
+        return opened
+    encoder = opened.model.encoder.clone(dtype=dtype)
+    return dataclasses.replace(opened, model=opened.model.clone(encoder=encoder))
 
 
 def load_architecture(source: str | os.PathLike) -> Pretrained:

@@ -12,11 +12,13 @@ import numpy as np
 import optax
 
 from bert_jax.data.loader import TrainingBatches, stream
+from bert_jax.data.packing import Layout
 from bert_jax.evaluate import evaluate_all
 from bert_jax.experiment import Experiment, parse, write_environment
 from bert_jax.members import Members
 from bert_jax.nn.dot import compute_dtype
 from bert_jax.resolve import Resolved, resolve
+from bert_jax.training.compilation_cache import keep_compiled
 from bert_jax.training.curves import plot_curves
 from bert_jax.training.flops import dot_flops, peak_flops
 from bert_jax.training.health import Stuck
@@ -61,6 +63,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
     """
     # ---- data, model, optimizer: what can be wrong is found here -----------------------------------------------------
     keep_work_memory()
+    keep_compiled()
     run = resolve(experiment)
     experiment, learner, together, total = run.experiment, run.learner, run.together, run.steps
     optimizer, schedule = experiment.optimizer.build(total), experiment.optimizer.schedule(total)
@@ -79,7 +82,9 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
         evaluate_step = make_evaluate_step(learner, shardings.params, together)
         one_of = jax.jit(lambda state, i: jax.tree.map(lambda leaf: leaf[i], state), out_shardings=alone)
         orders = [TrainingBatches(run.train_source, experiment.batch_size, seed) for seed in members.seeds]
-        meter = Meter(together, schedule, experiment.batch_size, *speed_limit(run))
+        layout = Layout.of(run.train_source, experiment.padding, together.parts)
+        flops, peak = speed_limit(run)
+        meter = Meter(together, schedule, experiment.batch_size, peak)
         results: list[dict[str, float]] = []
         members.start(start)
         for line in describe(run, baselines, start):
@@ -87,14 +92,15 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
         if experiment.eval_first and start == 0:
             members.evaluated(0, evaluate_all(run, evaluate_step, state.params, members.seeds, members.workdirs))
             meter.restart()
-        batches = stream(lambda step: together.stack([order[step] for order in orders]), start, total)
+        batches = stream(lambda step: together.stack(layout([order[step] for order in orders])), start, total)
         for step, batch in enumerate(batches, start + 1):
             state, metrics = train_step(state, jax.device_put(batch, together.batch))
-            meter.add(metrics)
+            meter.add(metrics, flops(batch))
             last, evaluated = step == total, []
             stopping = stop.requested  # asked once: a step is logged and saved, or it is not the last
             if last or stopping or step % experiment.log_every == 0:
                 members.trained(step, meter.read(step))
+                meter.restart()  # the first one opens TensorBoard's files, which takes seconds where torch is installed
             if last or step % experiment.eval_every == 0:
                 meter.pause()
                 results = evaluated = evaluate_all(run, evaluate_step, state.params, members.seeds, members.workdirs)
@@ -157,8 +163,9 @@ def reinitialised(new: Any, given: Any, layers: int, axis: int) -> Any:
     return changed | {name: new[name] for name in ("pooler",) if name in new}
 
 
-def speed_limit(run: Resolved) -> tuple[float, float]:
-    """Flop of a training step (three times the forward pass's dots) and the peak flop/s of the devices together."""
+def speed_limit(run: Resolved) -> tuple[Callable[[dict[str, np.ndarray]], float], float]:
+    """Flop of a training step of one run, as a function of the batch (three times the dots that the forward pass has in
+    its shape), and the peak flop/s of the devices together."""
     abstract = nn.unbox(abstract_parameters(run.learner, run.example_batch))
 
     def forward(params, batch):
@@ -167,7 +174,16 @@ def speed_limit(run: Resolved) -> tuple[float, float]:
 
     dtype = compute_dtype(run.learner.encoder.dtype)
     peak = jax.device_count() * peak_flops(jax.devices()[0], dtype)
-    return 3.0 * dot_flops(forward, abstract, run.example_batch), peak
+    counted: dict[Any, float] = {}
+
+    def flops(batch):
+        of_run = {name: x[0] if run.together.count > 1 else x for name, x in batch.items()}
+        shape = tuple(sorted((name, x.shape) for name, x in of_run.items()))
+        if shape not in counted:
+            counted[shape] = 3.0 * dot_flops(forward, abstract, of_run)
+        return counted[shape]
+
+    return flops, peak
 
 
 def stuck_signs(baselines: dict[str, dict[str, float]], steps: int) -> list[Stuck]:

@@ -4,9 +4,18 @@
         --data.train arc_easy_dev.csv+arc_challenge_dev.csv --data.valid arc_easy_test.csv arc_challenge_test.csv
 
 with CSV files of six fields and no header: the question, its choices A to D, of which the last may be empty, and the
-key of the answer, A-D or 1-4. `--data.skip-bad-rows` leaves out rows whose choices are missing, and says how many. The
-same task reads questions with a list of choices from JSON Lines, such as those of RACE: `--data.columns
---data.text-columns article question options --choice-columns options --opening-column question --max-length 512`.
+key of the answer, A-D or 1-4. `--data.skip-bad-rows` leaves out rows whose choices are missing, and says how many.
+
+As JSON Lines ARC has its choices in a list inside of a field. In the layout of Hugging Face's data set, whose parquet
+files `pandas.read_parquet("train.parquet").to_json("train.jsonl", orient="records", lines=True)` rewrites:
+
+    --data.train train.jsonl --data.valid validation.jsonl --data.columns --data.text-columns question choices/text \
+        --choice-columns choices/text --data.label-column answerKey
+
+and in that of the authors' own files the same with `question/stem question/choices/text` and `question/choices/text`.
+(`--data.columns` takes away the names of the CSV fields.) Questions about a text are read alike, such as those of RACE:
+`--data.columns --data.text-columns article question options --choice-columns options --opening-column question
+--max-length 512`.
 
 Guessing is right in a quarter of the questions; the log says how often the most frequent place is.
 """

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ from bert_jax.objectives.nsp import Nsp
 from bert_jax.pretrained import load_experiment
 from bert_jax.tasks.classification import Classification
 from bert_jax.tasks.pretraining import Pretraining
+from bert_jax.train import main
 from bert_jax.training.optim import AdamW, BertAdam
 from bert_jax.training.sharding import MeshShape
 
@@ -306,17 +306,21 @@ def test_the_example_files(name, tmp_path):
     assert str(workdir).startswith("runs/") and isinstance(read, Experiment)
 
 
-def test_help_and_bad_values_of_an_example_file(tmp_path):
-    """As a program: `--help` shows the docstring and the flags; values that exclude each other end in one line."""
-    program = [sys.executable, str(ROOT / "experiments/pretrain.py")]
-    wide = os.environ | {"COLUMNS": "200"}
-    shown = subprocess.run([*program, "--help"], capture_output=True, text=True, check=True, env=wide).stdout
-    assert "masked language modelling" in shown and "--optimizer.learning-rate" in shown and "passes over" in shown
-    arguments = ["--workdir", str(tmp_path / "w"), "--epochs", "3"]
-    failed = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
-    assert failed.returncode == 1
-    assert failed.stderr == "error: give steps or epochs, one of them: steps is 20000, epochs is 3.0\n"
-    arguments = ["--workdir", str(tmp_path / "w"), "--corpus", str(tmp_path / "none")]
-    failed = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
+def test_help_and_bad_values_of_an_example_file(tmp_path, monkeypatch, capsys):
+    """`--help` shows the docstring and the flags; values that exclude each other, and files that are not there, end in
+    one line; as a program, too."""
+    module, program = load_example("pretrain"), str(ROOT / "experiments/pretrain.py")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", [program, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main(module.config)
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0 and "masked language modelling" in shown
+    assert "--optimizer.learning-rate" in shown and "passes over" in shown
+    monkeypatch.setattr(sys, "argv", [program, "--workdir", str(tmp_path / "w"), "--epochs", "3"])
+    with pytest.raises(SystemExit, match=r"^error: give steps or epochs, one of them: steps is 20000, epochs is 3\.0$"):
+        main(module.config)
+    command = [sys.executable, program, "--workdir", str(tmp_path / "w"), "--corpus", str(tmp_path / "none")]
+    failed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert failed.returncode == 1 and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
     assert not (tmp_path / "w").exists()

@@ -1,6 +1,7 @@
 """The shape of the code base: who may import whom, and what a file may not be called."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -172,6 +173,17 @@ def test_the_check_accepts(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(source)
     assert violations(tmp_path) == []
+
+
+def test_a_start_waits_for_nothing_it_does_not_need():
+    """What takes a second or more to import comes when it is used: a run's first step and a model's first answer come
+    before curves, TensorBoard (which imports torch), scores and downloads."""
+    slow = {"torch", "tensorflow", "tensorflow_datasets", "tensorboardX", "matplotlib", "sklearn", "huggingface_hub"}
+    slow |= {"scipy.stats", "scipy.special"}
+    modules = "bert_jax.train, bert_jax.evaluate, bert_jax.predict, bert_jax.tasks.pretraining, bert_jax.tasks.glue"
+    program = f"import sys, {modules}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not slow & set(run.stdout.split())
 
 
 def test_annotations_are_checked():

@@ -26,6 +26,7 @@ from bert_jax.train import train
 from bert_jax.training.checkpoint import restore_params
 from bert_jax.training.log import read_metrics
 from bert_jax.training.optim import BertAdam
+from bert_jax.training.sharding import MeshShape
 
 # Larger initial values than BERT's: at this width they make the difference between 60 steps and several hundred.
 STDDEV = 0.1
@@ -183,6 +184,22 @@ def test_evaluation_as_a_program(pretrained, capsys):
     for checkpoint, wanted in (("latest", results), ("best", evaluations[best])):
         evaluate.main(workdir, checkpoint)
         assert capsys.readouterr().out.splitlines() == [f"{name} {wanted[name]:.4f}" for name in results]
+
+
+def test_evaluation_on_another_number_of_devices(pretrained, tmp_path, capsys):
+    """A run on six, in batches that the eight here cannot share, and a warm-up that no other number of steps takes:
+    evaluated with the same result."""
+    workdir, results = pretrained
+    for name in ("checkpoints", "tokenizer", "learner.json"):
+        (tmp_path / name).symlink_to(workdir / name)
+    record = json.loads((workdir / "config.json").read_text())
+    record["mesh"] |= {"data": 3, "fsdp": 2}
+    record["optimizer"]["warmup"] = 59
+    (tmp_path / "config.json").write_text(json.dumps(record | {"batch_size": 30, "eval_batch_size": 18}))
+    evaluate.main(tmp_path)
+    found = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(results, abs=1e-4)
+    assert load_experiment(tmp_path).mesh == MeshShape(data=3, fsdp=2)  # the record is what it was
 
 
 def test_fine_tuning_starts_from_the_pretrained_encoder(fine_tuning, pretrained, tmp_path, monkeypatch):

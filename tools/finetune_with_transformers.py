@@ -157,12 +157,12 @@ def fine_tune(run: Resolved, seed: int, folder: Path, dtype: str) -> None:
     numbers = itertools.islice(order(len(run.train_source), experiment.batch_size, seed), total)
     steps = train_steps(model, head, map(run.train_source.read, numbers), total, optimizer, dtype)
     evaluate = evaluate_step(model, name, head, dtype)
-    meter, fault = Meter(run.together, optimizer.schedule(total), experiment.batch_size, 0.0, 1.0), None
+    meter, fault = Meter(run.together, optimizer.schedule(total), experiment.batch_size, 1.0), None
     found: dict[str, float] = {}
     with Logger(folder, total) as log:
         for step, (loss, norm, tokens) in enumerate(steps, 1):
             of_head = {f"{name}/loss": Mean(loss, 1.0)}
-            meter.add((of_head, {"loss": loss, "gradient_norm": norm, "tokens": tokens}))
+            meter.add((of_head, {"loss": loss, "gradient_norm": norm, "tokens": tokens}), flops=0.0)
             if step == total or step % experiment.log_every == 0:
                 (reading,) = meter.read(step)
                 log.log(step, {f"train/{key}": value for key, value in reading.values.items() if key != "mfu"})
@@ -269,11 +269,14 @@ def train_steps(
     warmup = warmup_steps(optimizer.warmup, total)
     schedule = transformers.get_linear_schedule_with_warmup(adam, warmup, total)
     for batch in batches:
-        # As their collators do; but a span is chosen among all positions, padding included, here and there.
-        width = batch["tokens"].shape[1] if isinstance(head, Span) else int(batch["lengths"].max())
+        # As their collators do, unless a span is chosen among the padding, too.
+        width = batch["tokens"].shape[1] if getattr(head, "over_padding", False) else int(batch["lengths"].max())
         model.train()
         found = compute(model, inputs(head, batch, width) | labels(head, batch, width), dtype)
-        loss = masked_loss(found.logits, batch) if "choice_mask" in batch else found.loss
+        if isinstance(head, Span) and not head.over_padding:
+            loss = span_loss(found, batch)
+        else:
+            loss = masked_loss(found.logits, batch) if "choice_mask" in batch else found.loss
         adam.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer.clip_norm or math.inf)
@@ -287,6 +290,15 @@ def masked_loss(logits: torch.Tensor, batch: Mapping[str, np.ndarray]) -> torch.
     mask = torch.as_tensor(batch["choice_mask"], device=logits.device).reshape(logits.shape)
     wanted = torch.as_tensor(batch["label"][:: logits.shape[1]].astype(np.int64), device=logits.device)
     return torch.nn.functional.cross_entropy(logits.float().masked_fill(~mask, -math.inf), wanted)
+
+
+def span_loss(found: Any, batch: Mapping[str, np.ndarray]) -> torch.Tensor:
+    """The loss of spans among the tokens of each row, where their class counts padding as places, too."""
+    logits = torch.stack([found.start_logits, found.end_logits], 1).float()
+    real = torch.arange(logits.shape[2]) < torch.as_tensor(batch["lengths"].astype(np.int64))[:, None, None]
+    wanted = torch.as_tensor(batch["span"].astype(np.int64), device=logits.device)
+    masked = logits.masked_fill(~real.to(logits.device), -math.inf)
+    return torch.nn.functional.cross_entropy(masked.flatten(0, 1), wanted.flatten())
 
 
 def compute(model: torch.nn.Module, arguments: Mapping[str, np.ndarray], dtype: str) -> Any:

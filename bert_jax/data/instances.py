@@ -115,13 +115,15 @@ def truncate_pair(
     One at a time from the longer segment, from B where they are equal; its first or its last token with equal chance.
     Fine-tuning truncates otherwise, always at the end: that is the tokenizer's `encode_pair`.
     """
-    while (a_stop - a_start) + (b_stop - b_start) > max_tokens:
-        front = rng.random() < 0.5
-        if a_stop - a_start > b_stop - b_start:
-            a_start, a_stop = (a_start + 1, a_stop) if front else (a_start, a_stop - 1)
+    a, b, draw = a_stop - a_start, b_stop - b_start, rng.random
+    for _ in range(a + b - max_tokens):
+        if a > b:
+            a -= 1
+            a_start += draw() < 0.5
         else:
-            b_start, b_stop = (b_start + 1, b_stop) if front else (b_start, b_stop - 1)
-    return a_start, a_stop, b_start, b_stop
+            b -= 1
+            b_start += draw() < 0.5
+    return a_start, a_start + a, b_start, b_start + b
 
 
 class RecordPacker:

@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 import grain
 import numpy as np
 
+from bert_jax.data.order import shuffled
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -38,12 +40,11 @@ class TrainingBatches:
     def __init__(self, source: Source, batch_size: int, seed: int, rows: slice = slice(None)):
         if len(source) == 0:
             raise ValueError("no training examples")
-        self._source, self._batch_size, self._rows = source, batch_size, rows
-        self._order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+        self._source, self._batch_size, self._seed, self._rows = source, batch_size, seed, rows
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        places = range(step * self._batch_size, (step + 1) * self._batch_size)[self._rows]
-        batch = self._source.read(np.array([self._order[place] for place in places]))
+        places = np.arange(step * self._batch_size, (step + 1) * self._batch_size)[self._rows]
+        batch = self._source.read(shuffled(places, len(self._source), self._seed))
         return batch | {"weight": np.ones(len(batch["example"]), np.float32)}
 
 

@@ -154,7 +154,8 @@ def write_shard(
     """
     store = TokenStore.open(shard.store, np.dtype(shard.dtype))
     pack = RecordPacker(store, *special_ids)
-    counts = Counter()
+    instances = record_bytes = 0
+    flags = dict.fromkeys(("random_next", "same_document", "truncated", "short"), 0)
     # Groups of one record: each can be read alone. Written in one thread, the bytes are the same every time.
     writer = ArrayRecordWriter(str(shard.path), "group_size:1")
     for repeat in range(dupe_factor):
@@ -165,16 +166,14 @@ def write_shard(
             ):
                 record = pack(instance)
                 writer.write(record)
-                counts["instances"] += 1
-                counts["random_next"] += instance.random_next
-                counts["same_document"] += instance.same_document
-                counts["truncated"] += instance.truncated
-                counts["short"] += instance.short
-                counts["record_bytes"] += len(record)
-                if counts["instances"] % RELEASE_EVERY == 0:
+                instances += 1
+                record_bytes += len(record)
+                for name in flags:
+                    flags[name] += getattr(instance, name)
+                if instances % RELEASE_EVERY == 0:
                     store.release()
     writer.close()
     sentences = store.documents[[shard.first, shard.last]]
     tokens = int(np.subtract(*store.sentences[sentences[::-1]]))
-    counts["length"] = (counts.pop("record_bytes") - HEADER_BYTES * counts["instances"]) // store.tokens.dtype.itemsize
-    return tokens * dupe_factor, counts
+    length = (record_bytes - HEADER_BYTES * instances) // store.tokens.dtype.itemsize
+    return tokens * dupe_factor, Counter(instances=instances, **flags, length=length)

@@ -1,8 +1,9 @@
 """The model over rows of any length: those of similar length together, padded to one of a few lengths.
 
-A row is padded to the next of 16, 24, 32, 48, 64, ... (powers of two and half as much again) up to the model's longest,
-so at most a third of it is padding, or 15 tokens. The batches of each length have a fixed number of rows, the last one
-filled up, so each length is compiled once.
+The rows are cut into batches from the longest to the shortest. A batch is as long as its first row, padded to the next
+of 16, 24, 32, 48, 64, ... (`padded_length`), or, where there is work for many batches, to one of some lengths between:
+of 10,000 sentences, 4 % is then padding and not 22 %. All batches of one length have the same number of rows, so
+each length is compiled once.
 """
 
 import functools
@@ -13,25 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.data.packing import padded_length
 from bert_jax.learners.multitask import Multitask
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.text.tokenizer import Encoding
 
-SHORTEST = 16
 # Tokens of a batch with its padding. A CPU is at its full speed from 512 on, and more would only make a single text
 # wait for its filler rows; an accelerator needs many.
 CPU_TOKENS, ACCELERATOR_TOKENS = 512, 16384
 
+# Batches between two of the lengths from which on finer ones between them are worth their compilation.
+MANY_BATCHES = 8
+
 Pooling = Literal["mean", "cls", "pooled"]
-
-
-def padded_length(length: int, longest: int) -> int:
-    """The length that a row of `length` tokens is padded to, in a model that takes rows up to `longest`."""
-    power = SHORTEST
-    while power < length:
-        half_more = power * 3 // 2
-        power = half_more if half_more >= length else 2 * power
-    return min(power, longest)
 
 
 def batch_rows(length: int) -> int:
@@ -81,24 +76,38 @@ def _batches(
     encodings: Sequence[Encoding], which: np.ndarray, positions: np.ndarray | None, longest: int
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """(indices of the rows, batch): the longest first, so that what does not fit into memory shows at once."""
-    lengths = np.array([len(encodings[i].ids) for i in which], np.int64)
-    padded = np.array([padded_length(length, longest) for length in lengths.tolist()], np.int64)
-    for length in sorted(set(padded.tolist()), reverse=True):
-        members, size = np.flatnonzero(padded == length), batch_rows(length)
-        for start in range(0, len(members), size):
-            rows = members[start : start + size]
-            # Id 0 and length 1 where there is no row: attention then sees a key, and nothing becomes NaN.
-            batch = {name: np.zeros((size, length), np.int32) for name in ("tokens", "segments")}
-            batch["lengths"] = np.ones(size, np.int32)
-            batch["lengths"][: len(rows)] = lengths[rows]
-            for i, row in enumerate(rows):
-                encoding = encodings[which[row]]
-                batch["tokens"][i, : lengths[row]] = encoding.ids
-                batch["segments"][i, : lengths[row]] = encoding.segments
-            if positions is not None:
-                batch["positions_wanted"] = np.zeros((size, positions.shape[1]), np.int32)
-                batch["positions_wanted"][: len(rows)] = positions[rows]
-            yield rows, batch
+    lengths = np.array([len(encoding.ids) for encoding in encodings], np.int64)[which]
+    padded = _padded_lengths(lengths, longest)
+    order, start = np.argsort(-padded, kind="stable"), 0
+    while start < len(order):
+        length = int(padded[order[start]])
+        size = batch_rows(length)
+        rows = order[start : start + size]
+        # Id 0 and length 1 where there is no row: attention then sees a key, and nothing becomes NaN.
+        batch = {name: np.zeros((size, length), np.int32) for name in ("tokens", "segments")}
+        batch["lengths"] = np.ones(size, np.int32)
+        batch["lengths"][: len(rows)] = lengths[rows]
+        real = np.arange(length) < lengths[rows, None]
+        own = [encodings[i] for i in which[rows]]
+        batch["tokens"][: len(rows)][real] = np.concatenate([encoding.ids for encoding in own])
+        batch["segments"][: len(rows)][real] = np.concatenate([encoding.segments for encoding in own])
+        if positions is not None:
+            batch["positions_wanted"] = np.zeros((size, positions.shape[1]), np.int32)
+            batch["positions_wanted"][: len(rows)] = positions[rows]
+        yield rows, batch
+        start += size
+
+
+def _padded_lengths(lengths: np.ndarray, longest: int) -> np.ndarray:
+    """What each row would be padded to: a `padded_length`, or where there are many rows one of those between."""
+    ladder = np.array([0, *(padded_length(length, longest) for length in range(1, longest + 1))])
+    padded = ladder[lengths]
+    for length in np.unique(ladder[1:]).tolist():
+        members = padded == length
+        if np.count_nonzero(members) >= MANY_BATCHES * batch_rows(length):
+            step = max(2, (1 << (length - 1).bit_length()) // 16)
+            padded[members] = np.minimum(-(-lengths[members] // step) * step, length)
+    return padded
 
 
 # ---- what is computed on the device: no array over the whole vocabulary leaves it ------------------------------------

@@ -84,16 +84,20 @@ def encode(opened: Opened, items: Sequence[str | tuple]) -> list[Encoding]:
     Raises BadInput for one that the model does not take: longer than its position table, a pair where there is a
     single segment type, a tuple that is no pair.
     """
-    encodings = []
     for i, item in enumerate(items):
-        texts = (item,) if isinstance(item, str) else item
         if not isinstance(item, str) and len(item) != 2:
             raise BadInput(i, f"a tuple of {len(item)}, expected a pair")
-        if len(texts) == 2 and opened.model.encoder.segment_types < 2:
+        if not isinstance(item, str) and opened.model.encoder.segment_types < 2:
             raise BadInput(i, "a pair needs two segment types, and this model has one")
-        parts = [tokens_of(opened, i, text).ids for text in texts]
-        encodings.append(fitting(opened, i, joined(opened.tokenizer, *parts), texts[0]))
-    return encodings
+    texts = [(item,) if isinstance(item, str) else item for item in items]
+    try:
+        ids = iter(opened.tokenizer.encode_batch([text for parts in texts for text in parts]))
+    except ValueError:  # of one of them: which?
+        ids = (tokens_of(opened, i, text).ids for i, parts in enumerate(texts) for text in parts)
+    return [
+        fitting(opened, i, joined(opened.tokenizer, *(next(ids) for _ in parts)), parts[0])
+        for i, parts in enumerate(texts)
+    ]
 
 
 def tokens_of(opened: Opened, index: int, text: str) -> Encoding:

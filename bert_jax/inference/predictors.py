@@ -2,15 +2,16 @@
 
 One string in gives one result, a list gives a list in the same order; a tuple is one input of two parts. A text that is
 longer than the model takes is an error, never cut (`answer` reads it in windows). The first call compiles, for each
-length of `forward.padded_length` that occurs; calls after it do not. Weights that are numpy arrays go to the device
-with every call: `dataclasses.replace(opened, params=jax.device_put(opened.params))` leaves them there.
+length of a batch that occurs (`forward`); calls after it do not. It also puts the weights on the device, where they
+stay as long as the opened model.
 """
 
+import weakref
 from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
-from scipy.special import expit, softmax
+import scipy  # its parts are imported when they are first used: together they take a second
 
 from bert_jax.data.spans import MAX_ANSWER_LENGTH, STRIDE, joined, span_scores, windows
 from bert_jax.inference import forward
@@ -27,6 +28,8 @@ from bert_jax.inference.inputs import (
     tokens_of,
     words_of,
 )
+from bert_jax.learners.multitask import Multitask
+from bert_jax.nn.dot import compute_dtype
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.multilabel import MultiLabel
@@ -171,7 +174,7 @@ def classify(opened: Opened, texts: Any) -> Any:
     labels = _labels(opened.model.objectives[head])
     found = []
     for row in _run(opened, forward.logits, (head,), encode(opened, items)):
-        shares = softmax(row)
+        shares = scipy.special.softmax(row)
         found.append(Classified(labels[shares.argmax()], dict(zip(labels, shares.tolist(), strict=True))))
     return found if isinstance(texts, list) else found[0]
 
@@ -188,7 +191,7 @@ def multilabel(opened: Opened, texts: Any) -> Any:
     for row in _run(opened, forward.logits, (head,), encode(opened, items)):
         order = np.argsort(-row, kind="stable")
         likely = [labels[i] for i in order if row[i] >= 0]
-        found.append(Labelled(likely, dict(zip(labels, expit(row).tolist(), strict=True))))
+        found.append(Labelled(likely, dict(zip(labels, scipy.special.expit(row).tolist(), strict=True))))
     return found if isinstance(texts, list) else found[0]
 
 
@@ -221,7 +224,7 @@ def tag(opened: Opened, texts: Any) -> list:
     rows = _run(opened, forward.logits, (head,), [encoding for encoding, _, _ in read])
     found = []
     for (_, firsts, words), row in zip(read, rows, strict=True):
-        shares = softmax(row[firsts], axis=-1)
+        shares = scipy.special.softmax(row[firsts], axis=-1)
         best = shares.argmax(axis=-1)
         found.append(
             [
@@ -329,9 +332,28 @@ def _run(opened: Opened, step: Any, statics: tuple, encodings: list[Encoding], *
     """`forward.run` of one of its functions."""
     if not encodings:
         return []
-    model = opened.model.frozen()
-    params = jax.device_put(opened.params)
+    if opened not in _PLACED:
+        _PLACED[opened] = _placed(opened)
+    model, params = _PLACED[opened]
     return forward.run(lambda batch: step(model, params, batch, *statics), encodings, model.encoder.max_length, *rest)
+
+
+# The model of each opened one as a hashable, and its weights on the device.
+_PLACED: weakref.WeakKeyDictionary[Opened, tuple[Multitask, dict[str, Any]]] = weakref.WeakKeyDictionary()
+
+
+def _placed(opened: Opened) -> tuple[Multitask, dict[str, Any]]:
+    """The kernels of the encoder in the dtype of its dots, which would otherwise round them in every call: nothing else
+    reads them."""
+    dtype = compute_dtype(opened.model.encoder.dtype)
+
+    def place(path: tuple, leaf: Any) -> jax.Array:
+        kernel = path[-1].key == "kernel"
+        return jax.device_put(leaf.astype(dtype) if kernel else leaf)
+
+    params = dict(opened.params)
+    params["encoder"] = jax.tree_util.tree_map_with_path(place, params["encoder"])
+    return opened.model.frozen(), jax.device_put(params)
 
 
 def _labels(head: Any) -> tuple[str, ...]:
@@ -351,7 +373,7 @@ def _best_spans(
     table: np.ndarray, tokens: Encoding, context: str, top_k: int, null: float | None, threshold: float | None
 ) -> list[Answer]:
     """The best spans of `span_scores`; before them "no answer", which has the score `null`, if that is high enough."""
-    shares, found = softmax(table if null is None else np.append(table, np.float32(null))), []
+    shares, found = scipy.special.softmax(table if null is None else np.append(table, np.float32(null))), []
     if null is not None and null - table.max() > threshold:
         found.append(Answer("", null, float(shares[-1]), 0, 0))
     for best in np.argsort(-table, axis=None, kind="stable")[: top_k - len(found)]:

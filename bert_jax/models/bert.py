@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bert_jax.models.encoded import Encoded
-from bert_jax.nn.attention import SelfAttention
+from bert_jax.nn.attention import AttentionKind, SelfAttention
 from bert_jax.nn.dot import ComputeDtype, compute_dtype
-from bert_jax.nn.dropout import Dropout
+from bert_jax.nn.dropout import Dropout, DropoutBits
 from bert_jax.nn.linear import INIT_STDDEV, Linear, Table
 from bert_jax.nn.mlp import Activation, Mlp
 from bert_jax.nn.norm import LayerNorm
+from bert_jax.nn.packing import Packing
 from bert_jax.nn.stack import stack
 
 
@@ -36,7 +38,10 @@ class Bert(nn.Module):
         causal: a token sees itself and those before it only: the left-to-right model of the paper's ablation (section
             5.1), in fine-tuning, too. `[CLS]` then sees nothing but itself, so the pooler is over the last token of a
             row that is no padding, its closing `[SEP]`, which sees them all (as Radford et al. 2018, section 3.2, read
-            a left-to-right model). In a packed row that is the last token of the last sequence.
+            a left-to-right model). Under `sequence_ids` that is the last token of the last sequence.
+        attention: what computes it: `plain` is this project's, and alone has attention dropout; `xla` and `cudnn` are
+            those of `jax.nn.dot_product_attention`.
+        dropout_bits: `hash` needs no memory and does not depend on sharding; `jax` is its own generator.
         scan: one looped layer instead of unrolled ones: compiles faster, runs slower, same parameters.
         remat: recompute each layer in the backward pass instead of keeping its activations.
         dtype: of the operands of every dot; `auto` is float32 on CPU, bfloat16 elsewhere. Parameters stay float32.
@@ -56,6 +61,8 @@ class Bert(nn.Module):
     init_stddev: float = INIT_STDDEV
     pooler: bool = True
     causal: bool = False
+    attention: AttentionKind = "plain"
+    dropout_bits: DropoutBits = "hash"
     scan: bool = False
     remat: bool = False
     dtype: ComputeDtype = "auto"
@@ -65,9 +72,15 @@ class Bert(nn.Module):
         """Encodes a batch; raises ValueError for rows longer than the position table.
 
         Keys: `tokens` [B, L]; `segments` [B, L], all 0 by default; `lengths` [B] of right-padded rows, or
-        `sequence_ids` [B, L] with 0 for padding; `positions` [B, L], by default those of the row.
+        `sequence_ids` [B, L] with 0 for padding; `positions` [B, L], by default those of the row. With `packing`
+        [G, R, M] (`data.packing.plan`) right-padded rows are computed in these packed ones, and what is returned is
+        that of the rows of the batch, with 0 at padding.
         """
         self._check(batch)
+        packing, rows = None, batch
+        if "packing" in batch:
+            packing = Packing(batch["packing"], *batch["tokens"].shape)
+            rows = packing.inputs(batch)
         embeddings, table = Embeddings(
             self.vocab_size,
             self.width,
@@ -76,8 +89,9 @@ class Bert(nn.Module):
             self.dropout,
             self.norm_epsilon,
             self.init_stddev,
+            self.dropout_bits,
             name="embeddings",
-        )(batch, train)
+        )(rows, train)
         layer = Layer(
             self.num_heads,
             self.mlp_width,
@@ -88,13 +102,15 @@ class Bert(nn.Module):
             self.init_stddev,
             self.dtype,
             self.causal,
+            self.attention,
+            self.dropout_bits,
             name="layers",
         )
         hidden, layers = stack(
             layer,
             embeddings,
-            batch.get("lengths"),
-            batch.get("sequence_ids"),
+            rows.get("lengths"),
+            rows.get("sequence_ids"),
             train,
             count=self.num_layers,
             scan=self.scan,
@@ -103,11 +119,28 @@ class Bert(nn.Module):
         pooled = None
         if self.pooler:  # modeling.py:224-232: always tanh, whatever the activation
             first = Linear("BD,DE->BE", (self.width,), stddev=self.init_stddev, dtype=self.dtype, name="pooler")
-            pooled = jnp.tanh(first(_last(hidden, batch) if self.causal else hidden[:, 0]))
+            pooled = jnp.tanh(first(self._pooled_token(hidden, batch, packing)))
             pooled = pooled.astype(compute_dtype(self.dtype))
         hidden = hidden.astype(compute_dtype(self.dtype))
         inner = {"embeddings": embeddings, "layers": layers}
+        if packing:
+            hidden = packing.unpack(hidden)
+            inner = {"embeddings": packing.unpack(embeddings), "layers": jax.vmap(packing.unpack)(layers)}
         return Encoded(hidden, pooled, table, inner, batch.get("lengths"), batch.get("sequence_ids"))
+
+    @nn.nowrap
+    def _pooled_token(
+        self, hidden: Float[Array, "R M D"], batch: Mapping[str, Array], packing: Packing | None
+    ) -> Float[Array, "B D"]:
+        if self.causal:
+            column = _last(batch)
+        elif packing:
+            column = jnp.zeros_like(batch["lengths"])
+        else:
+            return hidden[:, 0]
+        if packing:
+            return packing.one_each(hidden, column)
+        return jnp.take_along_axis(hidden, column[:, None, None], axis=1)[:, 0]
 
     def _check(self, batch: Mapping[str, Array]) -> None:
         if self.width % self.num_heads:
@@ -117,6 +150,8 @@ class Bert(nn.Module):
         length = batch["tokens"].shape[1]
         if length > self.max_length:
             raise ValueError(f"rows of {length} tokens, but the position table has {self.max_length} (max_length)")
+        if "packing" in batch and ("sequence_ids" in batch or "positions" in batch):
+            raise ValueError("packing is of right-padded rows: it makes sequence_ids and positions itself")
 
 
 class Embeddings(nn.Module):
@@ -129,6 +164,7 @@ class Embeddings(nn.Module):
     dropout: float
     norm_epsilon: float
     init_stddev: float
+    dropout_bits: DropoutBits = "hash"
 
     @nn.compact
     def __call__(self, batch: Mapping[str, Array], train: bool) -> tuple[Float[Array, "B L D"], Float[Array, "V D"]]:
@@ -143,7 +179,7 @@ class Embeddings(nn.Module):
             x += positions.table[: tokens.shape[1]]
         x += segments(batch["segments"]) if "segments" in batch else segments.table[0]
         x = LayerNorm(self.norm_epsilon, name="norm")(x)
-        return Dropout(self.dropout)(x, train), words.table
+        return Dropout(self.dropout, self.dropout_bits)(x, train), words.table
 
 
 class Layer(nn.Module):
@@ -158,6 +194,8 @@ class Layer(nn.Module):
     init_stddev: float
     dtype: ComputeDtype
     causal: bool = False
+    attention: AttentionKind = "plain"
+    dropout_bits: DropoutBits = "hash"
 
     @nn.compact
     def __call__(
@@ -167,9 +205,16 @@ class Layer(nn.Module):
         sequence_ids: Int[Array, "B L"] | None,
         train: bool,
     ) -> Float[Array, "B L D"]:
-        drop = Dropout(self.dropout)
+        drop = Dropout(self.dropout, self.dropout_bits)
         attention = SelfAttention(
-            self.num_heads, self.attention_dropout, self.init_stddev, self.dtype, self.causal, name="attention"
+            self.num_heads,
+            self.attention_dropout,
+            self.init_stddev,
+            self.dtype,
+            self.causal,
+            self.attention,
+            self.dropout_bits,
+            name="attention",
         )
         mixed = drop(attention(x, lengths, sequence_ids, train), train)
         x = LayerNorm(self.norm_epsilon, name="attention_norm")(x + mixed)
@@ -177,16 +222,14 @@ class Layer(nn.Module):
         return LayerNorm(self.norm_epsilon, name="mlp_norm")(x + drop(wide, train))
 
 
-def _last(hidden: Float[Array, "B L D"], batch: Mapping[str, Array]) -> Float[Array, "B D"]:
-    """The last token of each row that is no padding."""
-    length = hidden.shape[1]
+def _last(batch: Mapping[str, Array]) -> Int[Array, " B"]:
+    """The place of the last token of each row that is no padding."""
+    rows, length = batch["tokens"].shape
     if "sequence_ids" in batch:
-        last = jnp.max(jnp.where(batch["sequence_ids"] > 0, jnp.arange(length), 0), axis=1)
-    elif "lengths" in batch:
-        last = jnp.maximum(batch["lengths"] - 1, 0)
-    else:
-        return hidden[:, -1]
-    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+        return jnp.max(jnp.where(batch["sequence_ids"] > 0, jnp.arange(length), 0), axis=1)
+    if "lengths" in batch:
+        return jnp.maximum(batch["lengths"] - 1, 0)
+    return jnp.full(rows, length - 1)
 
 
 # name: (layers, width). Heads are width / 64, the feed-forward width is 4 x width in all of them.

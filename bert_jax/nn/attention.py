@@ -1,13 +1,18 @@
 """Multi-head self-attention over right-padded or packed rows."""
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bert_jax.nn.dot import ComputeDtype, compute_dtype, dot
-from bert_jax.nn.dropout import Dropout
+from bert_jax.nn.dropout import Dropout, DropoutBits
 from bert_jax.nn.linear import INIT_STDDEV, Linear
+
+# `plain` is `attend`; the others are `jax.nn.dot_product_attention`, of which cuDNN's is fused and needs an NVIDIA GPU.
+AttentionKind = Literal["plain", "xla", "cudnn"]
 
 
 def visible_keys(
@@ -58,14 +63,51 @@ def attend(
     return dot("BHLM,BHMK->BHLK", dropout(probabilities), value, dtype), probabilities
 
 
+def fused(
+    query: Float[Array, "B H L K"],
+    key: Float[Array, "B H M K"],
+    value: Float[Array, "B H M K"],
+    dtype: jnp.dtype,
+    lengths: Int[Array, " B"] | None = None,
+    sequence_ids: Int[Array, "B M"] | None = None,
+    causal: bool = False,
+    kind: AttentionKind = "cudnn",
+) -> Float[Array, "B H L K"]:
+    """The mixed values of `attend` by `jax.nn.dot_product_attention`, without dropout and rounded to `dtype`.
+
+    cuDNN keeps no [L, M] array, and wants bfloat16. Right padding reaches it as lengths, of which none may be 0; which
+    sequence of a packed row a token belongs to, only as a mask, which becomes such an array again.
+    """
+    query, key, value = (jnp.swapaxes(x.astype(dtype), 1, 2) for x in (query, key, value))
+    mask = None if sequence_ids is None else visible_keys(key.shape[1], sequence_ids=sequence_ids)
+    # Padding sees itself where nothing else does: a row of the softmax without any key is no number.
+    mask = None if mask is None else mask | jnp.eye(key.shape[1], dtype=bool)
+    mixed = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        mask=mask,
+        is_causal=causal,
+        key_value_seq_lengths=lengths if mask is None else None,
+        implementation=kind,
+    )
+    return jnp.swapaxes(mixed, 1, 2)
+
+
 class SelfAttention(nn.Module):
-    """Query, key and value in one projection, attention, output projection (modeling.py:558-751)."""
+    """Query, key and value in one projection, attention, output projection (modeling.py:558-751).
+
+    Attributes:
+        kind: what computes it; others than `plain` have no dropout on the probabilities.
+    """
 
     num_heads: int
     dropout: float = 0.1
     stddev: float = INIT_STDDEV
     dtype: ComputeDtype = "auto"
     causal: bool = False
+    kind: AttentionKind = "plain"
+    dropout_bits: DropoutBits = "hash"
 
     @nn.compact
     def __call__(
@@ -80,13 +122,15 @@ class SelfAttention(nn.Module):
         qkv = Linear(
             "BLD,DJHK->JBHLK", (3, self.num_heads, head_width), stddev=self.stddev, dtype=self.dtype, name="qkv"
         )(x)
-        drop = Dropout(self.dropout)
-        mixed, _ = attend(
-            *qkv,
-            dtype=compute_dtype(self.dtype),
-            lengths=lengths,
-            sequence_ids=sequence_ids,
-            causal=self.causal,
-            dropout=lambda probabilities: drop(probabilities, train),
-        )
+        seen = {"lengths": lengths, "sequence_ids": sequence_ids, "causal": self.causal}
+        if self.kind == "plain":
+            drop = Dropout(self.dropout, self.dropout_bits)
+            mixed, _ = attend(*qkv, compute_dtype(self.dtype), **seen, dropout=lambda share: drop(share, train))
+        elif train and self.dropout:
+            raise ValueError(
+                f"attention {self.kind!r} has no dropout on the attention probabilities: set attention_dropout to 0, "
+                "or take attention 'plain'"
+            )
+        else:
+            mixed = fused(*qkv, compute_dtype(self.dtype), **seen, kind=self.kind)
         return Linear("BHLK,HKD->BLD", (width,), stddev=self.stddev, dtype=self.dtype, name="out")(mixed)

@@ -1,9 +1,14 @@
 """Dropout, and the one place where its random bits are drawn."""
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
+
+# Of a hash of (key, position), or of the key's own generator: threefry, or what `jax_default_prng_impl` names.
+DropoutBits = Literal["hash", "jax"]
 
 
 def keep_mask(key: Key[Array, ""], rate: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
@@ -33,9 +38,15 @@ def keep_mask(key: Key[Array, ""], rate: float, shape: tuple[int, ...]) -> Bool[
 
 
 class Dropout(nn.Module):
-    """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate); never broadcast."""
+    """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate); never broadcast.
+
+    Attributes:
+        bits: where they come from. JAX's generators write them to memory, once more in the backward pass; only
+            threefry's do not depend on how an array is sharded.
+    """
 
     rate: float
+    bits: DropoutBits = "hash"
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."], train: bool) -> Float[Array, "..."]:
@@ -43,5 +54,9 @@ class Dropout(nn.Module):
             raise ValueError(f"dropout rate {self.rate}: must be at least 0 and below 1")
         if not train or self.rate == 0.0:
             return x
-        keep = keep_mask(self.make_rng("dropout"), self.rate, x.shape)
+        key = self.make_rng("dropout")
+        if self.bits == "hash":
+            keep = keep_mask(key, self.rate, x.shape)
+        else:
+            keep = jax.random.bernoulli(key, 1 - self.rate, x.shape)
         return jnp.where(keep, x.astype(jnp.float32) * (1 / (1 - self.rate)), 0).astype(x.dtype)

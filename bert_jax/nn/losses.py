@@ -39,8 +39,8 @@ def hits(logits: Float[Array, "... C"], labels: Int[Array, "..."]) -> Float[Arra
     so would be a model that gives all classes the same. Where logits are not numbers, nothing is right."""
     label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)
     before = jnp.arange(logits.shape[-1]) < labels[..., None]
-    largest = jnp.all(logits <= label_logits, axis=-1)
-    return (largest & ~jnp.any(before & (logits >= label_logits), axis=-1)).astype(jnp.float32)
+    beaten = jnp.where(before, logits < label_logits, logits <= label_logits)  # neither, where one is not a number
+    return (jnp.sum(beaten, axis=-1, dtype=jnp.int32) == logits.shape[-1]).astype(jnp.float32)
 
 
 def classification(

@@ -4,7 +4,7 @@ An objective is a Linen module with
 - `corrupt(keys, batch) -> batch`: what happens to the inputs before the encoder, without parameters; `keys` [B] is one
   random key per row, so that the outcome depends on the example and not on its place in a batch;
 - `__call__(encoded, batch, train) -> {"loss": Mean, ...}`;
-- `predict(encoded, batch) -> {name: array with leading axis B}`;
+- `predict(encoded, batch) -> {name: array with leading axis B}`; of each token: [B, L, C];
 - `outputs(encoded) -> {name: array with leading axis B}`: its logits, for those who hold a loaded model;
 - `check_encoder(encoder)`: raises ValueError for an encoder that it makes no sense over, where there are such.
 Every average is weighted by `batch["weight"]` [B], which is 0 in the filler rows of a ragged last batch.

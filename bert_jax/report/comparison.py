@@ -95,7 +95,8 @@ def _values(first: Row, second: Row, metric: str, pairs: list[tuple[Run, Run]]) 
             labels = labels or wanted(lines)
             if wanted(lines) != labels:
                 raise ValueError(f"{run.folder}: its held-out examples are not those of {pairs[0][0].folder}")
-            values, measure = measured(lines, metric.rsplit("/", 1)[-1])
+            separator = run.config["task"].get("separator", "")  # of multi-label runs
+            values, measure = measured(lines, metric.rsplit("/", 1)[-1], separator)
             side.append(values)
     if len({values.shape for side in sides for values in side}) > 1:
         raise ValueError("the predictions are not of the same classes")

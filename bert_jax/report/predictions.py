@@ -9,7 +9,18 @@ import numpy as np
 from seqeval.metrics.sequence_labeling import get_entities
 
 from bert_jax.report.runs import Run
-from bert_jax.tasks.significance import Measure, f1, macro_f1, matches, matthews, mean, pearson, share, spearman
+from bert_jax.tasks.significance import (
+    Measure,
+    f1,
+    label_macro_f1,
+    macro_f1,
+    matches,
+    matthews,
+    mean,
+    pearson,
+    share,
+    spearman,
+)
 
 Line = dict[str, str]
 
@@ -32,13 +43,18 @@ def wanted(lines: Sequence[Line]) -> list[str]:
     return [line[column] for line in lines]
 
 
-def measured(lines: Sequence[Line], metric: str) -> tuple[np.ndarray, Measure]:
+def measured(lines: Sequence[Line], metric: str, separator: str = "") -> tuple[np.ndarray, Measure]:
     """The numbers [n, K] of each example, and the measure that makes `metric` of them.
 
     An example of a tagging task is a sentence. A column with the name of the metric is taken as it is: questions can
     have an F1 each. Raises ValueError where the file does not have what the metric needs.
+
+    Args:
+        separator: between the labels of a line, where it has any number of them.
     """
     columns = lines[0].keys()
+    if separator and metric in ("micro_f1", "macro_f1"):
+        return _of_labels(lines, metric, separator)
     if metric in columns:
         return np.array([[float(line[metric])] for line in lines]), mean
     if {"sentence", "tag", "prediction"} <= columns and metric in ("accuracy", "f1"):
@@ -78,6 +94,22 @@ def classes_of(lines: Sequence[Line]) -> list[str]:
     """The classes in order: those with a column of probabilities; of tags all that occur."""
     named = [column[2:-1] for column in lines[0] if column.startswith("p(")]
     return named or sorted({*wanted(lines), *(line["prediction"] for line in lines)})
+
+
+def _of_labels(lines: Sequence[Line], metric: str, separator: str) -> tuple[np.ndarray, Measure]:
+    """Which labels each line rightly found, found, and was to find; how many, for the F1 over all of them together."""
+    places = {name: i for i, name in enumerate(classes_of(lines))}
+    found, label = np.zeros((2, len(lines), len(places)), bool)
+    for number, line in enumerate(lines):
+        for column, marks in (("prediction", found), ("label", label)):
+            names = line[column].split(separator) if line[column] else []
+            if unknown := [name for name in names if name not in places]:
+                raise ValueError(f"{metric} cannot be computed: {unknown[0]!r} is none of {', '.join(places)}")
+            marks[number, [places[name] for name in names]] = True
+    kinds = found & label, found, label
+    if metric == "micro_f1":
+        return np.stack([kind.sum(axis=1) for kind in kinds], axis=1).astype(np.float64), f1
+    return np.concatenate(kinds, axis=1).astype(np.float64), label_macro_f1
 
 
 def _of_sentences(lines: Sequence[Line], metric: str) -> tuple[np.ndarray, Measure]:

@@ -1,19 +1,24 @@
 """Question answering: the span of a text that answers a question, or none (Devlin et al. 2018, sections 4.2, 4.3)."""
 
+import itertools
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # its parts are imported when they are first used: together they take a second
 
-from bert_jax.data.spans import MAX_ANSWER_LENGTH, STRIDE, span_scores
+from bert_jax.data.spans import MAX_ANSWER_LENGTH, STRIDE, most_context, span_scores
 from bert_jax.data.squad import QuestionWindows, SquadFiles
 from bert_jax.learners.multitask import Multitask
 from bert_jax.tasks.texts import head_of
 from bert_jax.text.tokenizer import Tokenizer
+
+KINDS = {"has_answer": False, "no_answer": True}  # of questions, by whether the file marks them as impossible
+N_BEST = 20  # answers to a question in a list of the best (run_squad.py:123-126)
 
 
 class Answers(NamedTuple):
@@ -82,12 +87,14 @@ class Answering:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Of what `score` adds to the metrics of the head."""
+        """Of what `score` adds to the metrics of the head, for every held-out set: nothing about a kind of questions of
+        which one of them has none."""
         names = ("exact_match", "f1")
         if self.data.unanswerable:
-            kinds = [f"{kind}_{name}" for kind in ("has_answer", "no_answer") for name in names]
+            found = [{row.fields["impossible"] for row in rows} for rows in self.data.valid_rows.values()]
+            kinds = [kind for kind, impossible in KINDS.items() if all(impossible in of_set for of_set in found)]
             best = [f"best_{name}{end}" for name in names for end in ("", "_threshold")]
-            names = (*names, *kinds, *best)
+            names = (*names, *(f"{kind}_{name}" for kind in kinds for name in names), *best)
         return tuple(f"span/{name}" for name in names)
 
     def score(self, predictions: dict[str, np.ndarray], evaluation: QuestionWindows) -> dict[str, float]:
@@ -101,7 +108,8 @@ class Answering:
         found = {name: values.mean() for name, values in scores.items()}
         if self.data.unanswerable:
             has = np.array([not row.fields["impossible"] for row in evaluation.rows])
-            for kind, chosen in (("has_answer", has), ("no_answer", ~has)):
+            for kind, impossible in KINDS.items():
+                chosen = has != impossible
                 found |= {f"{kind}_{name}": values[chosen].mean() for name, values in scores.items() if chosen.any()}
             for name, values in _worth(evaluation, answers.texts).items():
                 best, threshold = best_threshold(values, answers.null_odds, has)
@@ -140,18 +148,55 @@ class Answering:
 
     def answers(self, predictions: dict[str, np.ndarray], evaluation: QuestionWindows) -> Answers:
         """The best span of each question over all its windows, of at most `max_answer_length` tokens."""
-        logits = predictions["span/logits"].astype(np.float32)
-        bounds = np.searchsorted(evaluation.question, np.arange(len(evaluation.rows) + 1))
-        texts, scores = [], []
-        for number, row in enumerate(evaluation.rows):
-            rows = range(bounds[number], bounds[number + 1])
-            own = [logits[i, evaluation.begin[i] : evaluation.lengths[i] - 1] for i in rows]
-            table = span_scores(evaluation.start[rows], own, self.max_answer_length, max_context=True)
-            first, more = (int(i) for i in np.unravel_index(table.argmax(), table.shape))
-            texts.append(evaluation.text(row, evaluation.offsets[number], first, first + more))
+        texts, scores, null_odds = [], [], []
+        for number, (*_, null, table) in enumerate(self._read(predictions, evaluation)):
+            first, more = divmod(int(table.argmax()), table.shape[1])
+            texts.append(evaluation.text(evaluation.rows[number], evaluation.offsets[number], first, first + more))
             scores.append(table[first, more])
-        scores = np.array(scores, np.float32)
-        return Answers(texts, scores, np.minimum.reduceat(logits[:, 0].sum(axis=1), bounds[:-1]) - scores)
+            null_odds.append(sum(null) - scores[-1])
+        return Answers(texts, np.array(scores, np.float32), np.array(null_odds, np.float32))
+
+    def n_best(
+        self, predictions: dict[str, np.ndarray], evaluation: QuestionWindows, count: int = N_BEST
+    ) -> dict[str, list[dict]]:
+        """By the id of each question its best different texts, the best first: `text`, `probability`, `start_logit` and
+        `end_logit` of each, the probability being its share in this list (run_squad.py:830-898).
+
+        Where questions may have no answer "" is one of the texts, and comes after so many if it is not as good. No span
+        is left out, as in `answers`.
+        """
+        found = {}
+        for number, (starts, logits, null, table) in enumerate(self._read(predictions, evaluation)):
+            row, offsets, best = evaluation.rows[number], evaluation.offsets[number], {}
+            owner = most_context(starts, np.array([len(window) for window in logits]))
+            for place in np.argsort(-table, axis=None, kind="stable"):
+                first, more = divmod(int(place), table.shape[1])
+                if len(best) == count or table[first, more] == -np.inf:
+                    break
+                window, begin = logits[owner[first]], first - starts[owner[first]]
+                text = evaluation.text(row, offsets, first, first + more)
+                best.setdefault(text, (window[begin, 0], window[begin + more, 1]))
+            if self.data.unanswerable:
+                best = dict(sorted((best | {"": null}).items(), key=lambda item: -sum(item[1])))
+                if len(best) > count and next(reversed(best)):  # the one too many is not ""
+                    best.popitem()
+            shares = scipy.special.softmax([sum(pair) for pair in best.values()])
+            found[row.fields["id"]] = [
+                {"text": text, "probability": float(share), "start_logit": float(start), "end_logit": float(end)}
+                for share, (text, (start, end)) in zip(shares, best.items(), strict=True)
+            ]
+        return found
+
+    def _read(self, predictions: dict[str, np.ndarray], evaluation: QuestionWindows) -> Iterator[tuple]:
+        """Of each question: the first token of each of its windows, and the logits of the tokens of its context there;
+        the two logits of no answer, of the window where their sum is lowest; the table of `span_scores`."""
+        every = predictions["span/logits"].astype(np.float32)
+        bounds = np.searchsorted(evaluation.question, np.arange(len(evaluation.rows) + 1))
+        for begin, end in itertools.pairwise(bounds):
+            starts = evaluation.start[begin:end]
+            own = [every[i, evaluation.begin[i] : evaluation.lengths[i] - 1] for i in range(begin, end)]
+            null = every[begin + every[begin:end, 0].sum(axis=1).argmin(), 0]
+            yield starts, own, tuple(null), span_scores(starts, own, self.max_answer_length, max_context=True)
 
     def _texts(self, answers: Answers) -> list[str]:
         if not self.data.unanswerable:

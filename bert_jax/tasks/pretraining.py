@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import scipy.stats
 
 from bert_jax.data.corpus import Corpus
 from bert_jax.learners.multitask import Multitask
@@ -52,9 +51,9 @@ class Pretraining:
         tokens, labels = train.frequencies()
         held_out_tokens, held_out_labels = evaluation.frequencies()
         return {
-            "mlm/loss": float(scipy.stats.entropy(tokens)),
+            "mlm/loss": _entropy(tokens),
             "mlm/accuracy": float(held_out_tokens[tokens.argmax()]),
-            "nsp/loss": float(scipy.stats.entropy(labels)),
+            "nsp/loss": _entropy(labels),
             "nsp/accuracy": float(held_out_labels[labels.argmax()]),
         }
 
@@ -95,3 +94,9 @@ class Instances:
         tokens = np.bincount(batch["tokens"][real], minlength=self.tokenizer.vocab_size).astype(float)
         tokens[[self.tokenizer.cls_id, self.tokenizer.sep_id]] = 0
         return tokens / tokens.sum(), np.bincount(batch["pair_label"], minlength=2) / len(batch["pair_label"])
+
+
+def _entropy(shares: np.ndarray) -> float:
+    """In nats; `scipy.stats.entropy` gives the same, but its import alone takes a second of every start."""
+    there = shares[shares > 0]
+    return float(-np.sum(there * np.log(there)))

@@ -122,7 +122,7 @@ def share(values: Num[np.ndarray, "*draws n 2"]) -> Scores:
 
 
 def f1(values: Num[np.ndarray, "*draws n K"]) -> Scores:
-    """F1 of the last class of `matches`; or of such counts of sentences, which hold several entities."""
+    """F1 of the last class of `matches`; or of such counts of examples that hold several: entities, or labels."""
     right, found, wanted = (sums[..., -1] for sums in _sums(values))
     return _ratio(2 * right, found + wanted)
 
@@ -131,6 +131,12 @@ def macro_f1(values: Num[np.ndarray, "*draws n K"]) -> Scores:
     """The mean F1 of the classes that occur."""
     right, found, wanted = _sums(values)
     return _ratio(_ratio(2 * right, found + wanted).sum(axis=-1), (found + wanted > 0).sum(axis=-1, dtype=float))
+
+
+def label_macro_f1(values: Num[np.ndarray, "*draws n K"]) -> Scores:
+    """The mean F1 of labels of which an example has any number; 0 for one that does not occur."""
+    right, found, wanted = _sums(values)
+    return _ratio(2 * right, found + wanted).mean(axis=-1)
 
 
 def matthews(values: Num[np.ndarray, "*draws n K"]) -> Scores:

@@ -2,10 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import Any
 
 from bert_jax.training.log import read_metrics
 
@@ -32,6 +29,10 @@ def plot_curves(
 
     Raises FileNotFoundError or ValueError if a file cannot be read, ValueError if there is nothing to draw.
     """
+    # Here, since a run that is starting need not wait for it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     curves = {label: _curves(Path(path)) for label, path in runs.items()}
     there = list(dict.fromkeys(name for by_name in curves.values() for name, _ in by_name))
     panels = list(panels) or [name for name in there if name.rsplit("/", 1)[-1] in ("loss", "accuracy")]
@@ -63,7 +64,7 @@ def _curves(path: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
     return curves
 
 
-def _draw(ax: Axes, panel: str, curves: Mapping[str, Mapping[tuple[str, str], list[tuple[int, float]]]]) -> None:
+def _draw(ax: Any, panel: str, curves: Mapping[str, Mapping[tuple[str, str], list[tuple[int, float]]]]) -> None:
     for color, (label, by_name) in enumerate(curves.items()):
         markers = iter(_MARKERS * len(by_name))
         for (metric, part), points in by_name.items():

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import rich.console
 import rich.progress
 import rich.table
 import rich.text
-from tensorboardX import SummaryWriter
 
 METRICS_FILE = "metrics.jsonl"
 _FORMATS = {"loss": "{:.4f}", "accuracy": "{:.4f}", "learning_rate": "{:.1e}", "examples_per_second": "{:,.0f}"}
@@ -49,11 +49,7 @@ class Logger:
         kept = start_step or -1
         _drop_after(path, kept)
         self._file = path.open("a", encoding="utf-8")
-        # TensorBoard hides what an earlier process wrote of steps from purge_step on. The suffix keeps the files of two
-        # starts within a second apart.
-        self._tensorboard = SummaryWriter(
-            str(Path(workdir) / "tensorboard"), purge_step=kept + 1, filename_suffix=f".{time.time_ns()}"
-        )
+        self._events, self._purge_from = Path(workdir) / "tensorboard", kept + 1
         self._console = rich.console.Console(highlight=False, markup=False, emoji=False, quiet=not console)
         self._progress = None
         if console and self._console.is_terminal:
@@ -79,12 +75,25 @@ class Logger:
         entry |= {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
+        parts = dict.fromkeys(name.split("/")[0] for name in values)
+        for part in parts:
+            of_part = {n.removeprefix(f"{part}/"): v for n, v in values.items() if n.split("/")[0] == part}
+            self._show(step, part, of_part)
         for name, value in values.items():
             self._tensorboard.add_scalar(name, np.float32(value), step)
         self._tensorboard.flush()
-        for part in dict.fromkeys(name.split("/")[0] for name in values):
-            of_part = {n.removeprefix(f"{part}/"): v for n, v in values.items() if n.split("/")[0] == part}
-            self._show(step, part, of_part)
+        if "train" in parts:
+            self._first = self._first or (step, time.monotonic())
+
+    @cached_property
+    def _tensorboard(self) -> Any:
+        # When there is something to write: importing this imports torch where that is installed, which takes seconds
+        # that the first step would have to wait for.
+        from tensorboardX import SummaryWriter
+
+        # TensorBoard hides what an earlier process wrote of steps from purge_step on. The suffix keeps the files of two
+        # starts within a second apart.
+        return SummaryWriter(str(self._events), purge_step=self._purge_from, filename_suffix=f".{time.time_ns()}")
 
     def message(self, text: str) -> None:
         """Prints a line, above the progress if there is one."""
@@ -101,7 +110,8 @@ class Logger:
         if self._on:
             if self._progress is not None:
                 self._progress.stop()
-            self._tensorboard.close()
+            if "_tensorboard" in self.__dict__:
+                self._tensorboard.close()
             self._file.close()
 
     def __enter__(self) -> "Logger":
@@ -125,7 +135,6 @@ class Logger:
         """Elapsed time and time left, at the mean rate since the first report, which alone waited for compilation."""
         now = time.monotonic()
         since_step, since = self._first or self._started
-        self._first = self._first or (step, now)
         left = (now - since) / max(step - since_step, 1) * (self._total - step)
         return f"after {_duration(now - self._started[1])}, {_duration(left)} left"
 

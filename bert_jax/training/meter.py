@@ -34,19 +34,23 @@ class Meter:
         together: the runs that the steps train at once.
         schedule: learning rate by step, counted from 0.
         batch_size: examples of a batch, each of one row or of several.
-        flops: of one training step, without recomputation.
         peak: flop/s that the devices together reach at most, for `mfu`.
     """
 
-    def __init__(self, together: Together, schedule: optax.Schedule, batch_size: int, flops: float, peak: float):
+    def __init__(self, together: Together, schedule: optax.Schedule, batch_size: int, peak: float):
         self._together = together
-        self._schedule, self._batch_size, self._flops, self._peak = schedule, batch_size, flops, peak
+        self._schedule, self._batch_size, self._peak = schedule, batch_size, peak
         self._pending: list[Any] = []
+        self._flops = 0.0  # of the steps that are pending
         self._since, self._before = time.perf_counter(), 0.0
 
-    def add(self, metrics: Any) -> None:
-        """Keeps one step's metrics, on the device; waits where the host is more than a few steps ahead of it."""
+    def add(self, metrics: Any, flops: float) -> None:
+        """Keeps one step's metrics, on the device; waits where the host is more than a few steps ahead of it.
+
+        flops: of the step for one run, in the shape that its batch had, without recomputation.
+        """
         self._pending.append(metrics)
+        self._flops += flops
         if len(self._pending) > STEPS_AHEAD:
             jax.block_until_ready(self._pending[-1 - STEPS_AHEAD])
 
@@ -72,13 +76,14 @@ class Meter:
             "learning_rate": float(self._schedule(step - 1)),
             "examples_per_second": runs * len(steps) * self._batch_size / seconds,
             "tokens_per_second": tokens / seconds,
-            "mfu": runs * len(steps) * self._flops / seconds / self._peak,
+            "mfu": runs * self._flops / seconds / self._peak,
         }
         readings = [
             Reading(_averages([of_runs[run] for of_runs in steps]) | rates, _fault([s[run] for s in steps], first))
             for run in range(runs)
         ]
         self._pending.clear()
+        self._flops = 0.0
         self._since, self._before = time.perf_counter(), 0.0
         return readings
 

@@ -81,6 +81,11 @@ class Together:
         return ("fsdp",) if self.axis else ("data", "fsdp")
 
     @property
+    def parts(self) -> int:
+        """Into how many parts devices split the rows of a batch."""
+        return int(np.prod([self.mesh.shape[axis] for axis in self.rows]))
+
+    @property
     def batch(self) -> NamedSharding:
         """Of batches for training, each run's own."""
         return self.own(self.shared_batch)
@@ -107,8 +112,7 @@ class Together:
 
 def check_batch_size(batch_size: int, together: Together) -> None:
     """Raises ValueError where the rows of a batch cannot be dealt out evenly."""
-    mesh = together.mesh
-    parts = int(np.prod([mesh.shape[axis] for axis in together.rows]))
+    mesh, parts = together.mesh, together.parts
     if batch_size % parts:
         raise ValueError(
             f"batch_size {batch_size} is not divisible by the {parts} devices that split it "

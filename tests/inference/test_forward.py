@@ -11,16 +11,6 @@ def encoding(*ids):
     return Encoding(np.array(ids, np.int32), np.zeros((len(ids), 2), np.int32), np.arange(len(ids), dtype=np.int32) % 2)
 
 
-def test_padded_lengths():
-    """Powers of two and half as much again, up to the longest; at most a third of a row is padding, or 15 tokens."""
-    lengths = range(1, 513)
-    padded = [forward.padded_length(length, 512) for length in lengths]
-    assert sorted(set(padded)) == [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
-    assert all(length <= to and to - length <= max(15, to / 3) for length, to in zip(lengths, padded, strict=True))
-    assert [forward.padded_length(length, 40) for length in (5, 24, 33, 40)] == [16, 24, 40, 40]
-    assert forward.padded_length(7, 10) == 10
-
-
 def test_rows_of_a_batch(monkeypatch):
     """Of about as many tokens whatever their length, and more where there is an accelerator; at least one row."""
     assert [forward.batch_rows(length) for length in (16, 24, 512, 768)] == [32, 21, 1, 1]
@@ -50,6 +40,23 @@ def test_batches(monkeypatch):
     ]
     assert seen == [(2, 24), (2, 24), (3, 16), (3, 16)]
     assert forward.run(step, [], 24) == []
+
+
+def test_lengths_between_where_there_is_work_for_them(monkeypatch):
+    """Many rows are padded to finer lengths, few are not; a batch is filled with shorter rows; and never longer than
+    the model takes."""
+    monkeypatch.setattr(forward, "CPU_TOKENS", 80)
+
+    def shapes(counts, longest=40):
+        rows = [encoding(*range(1, n + 1)) for n, count in counts.items() for _ in range(count)]
+        seen = []
+        found = forward.run(lambda batch: seen.append(batch["tokens"].shape) or batch["lengths"], rows, longest)
+        assert [int(n) for n in found] == [len(row.ids) for row in rows]
+        return seen
+
+    assert shapes({38: 3, 20: 3}) == [(2, 40), (2, 40), (3, 24)]
+    assert shapes({38: 3, 35: 13, 20: 3}) == [(2, 40)] * 2 + [(2, 36)] * 6 + [(3, 24)]
+    assert shapes({3: 20, 5: 20}) == [(13, 6)] * 2 + [(20, 4)]
 
 
 def test_rows_of_one_array():

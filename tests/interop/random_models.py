@@ -42,7 +42,7 @@ CLASSES = {
     "BertForNextSentencePrediction": ({"nsp": Nsp()}, True),
     "BertForSequenceClassification": ({"classify": Classify(3, 0.2, labels=LABELS)}, True),
     "BertForTokenClassification": ({"tag": Tag(3, 0.2, labels=LABELS)}, False),
-    "BertForQuestionAnswering": ({"span": Span()}, False),
+    "BertForQuestionAnswering": ({"span": Span(over_padding=True)}, False),
     "BertForMultipleChoice": ({"choice": Choice(2, 0.2)}, True),
 }
 

@@ -311,3 +311,25 @@ def test_an_unknown_size_is_an_error():
     """Not some default."""
     with pytest.raises(KeyError):
         bert("huge")
+
+
+def test_the_choice_of_attention_changes_nothing(params):
+    """`attention` reaches the layers: JAX's own computes the same rows of several lengths."""
+    batch = batch_of([7, 12, 3])
+    want = encode(params, batch)
+    got = encode(params, batch, Bert(**TINY, attention="xla"))
+    real = np.arange(12) < np.asarray(batch["lengths"])[:, None]
+    np.testing.assert_allclose(got.hidden[real], want.hidden[real], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="attention_dropout"):
+        Bert(**TINY, attention="xla").apply({"params": params}, batch, True, rngs={"dropout": KEY})
+
+
+def test_the_choice_of_dropout_bits_reaches_every_layer(params):
+    """With rates of 0 in all but one place, the two generators draw different masks there, too."""
+    batch = batch_of([7, 12, 3])
+    for rates in ({"dropout": 0.5, "attention_dropout": 0.0}, {"dropout": 0.0, "attention_dropout": 0.5}):
+        hidden = [
+            Bert(**TINY, **rates, dropout_bits=bits).apply({"params": params}, batch, True, rngs={"dropout": KEY}).hidden
+            for bits in ("hash", "jax")
+        ]
+        assert np.abs(hidden[0] - hidden[1]).max() > 0.1

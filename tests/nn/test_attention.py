@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.nn.attention import SelfAttention, attend, visible_keys
+from bert_jax.nn.attention import SelfAttention, attend, fused, visible_keys
 
 FLOAT32 = jnp.dtype("float32")
 D, H = 12, 3
@@ -146,3 +146,46 @@ def test_dropout_is_on_single_probabilities():
     assert set(counts.ravel()) <= set(range(7))
     assert len({counts[i, :, j].tobytes() for i in range(4) for j in range(2)}) == 8
     assert len(set(counts[0, :, 0])) > 1
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        {},
+        {"lengths": jnp.array([6, 4])},
+        {"causal": True},
+        {"lengths": jnp.array([6, 4]), "causal": True},
+        {"sequence_ids": jnp.array([[1, 1, 2, 2, 2, 0], [1, 2, 2, 3, 0, 0]])},
+    ],
+    ids=["all", "padded", "causal", "padded causal", "packed"],
+)
+def test_jaxs_own_attention_sees_the_same(seen):
+    """Values of the real tokens, and all gradients: what is right for `xla` here is right for `cudnn`, which has the
+    same interface and no CPU."""
+    rng = np.random.default_rng(6)
+    query, key, value, weight = rng.normal(size=(4, 2, H, 6, 4)).astype(np.float32)
+    real = np.ones((2, 6), bool)
+    if "lengths" in seen:
+        real = np.arange(6) < np.asarray(seen["lengths"])[:, None]
+    if "sequence_ids" in seen:
+        real = np.asarray(seen["sequence_ids"]) > 0
+    weight = weight * real[:, None, :, None]
+
+    def value_and_gradients(attention):
+        total = lambda *qkv: jnp.sum(weight * attention(*qkv))  # noqa: E731
+        return jax.jit(jax.value_and_grad(total, (0, 1, 2)))(query, key, value)
+
+    got = value_and_gradients(lambda *qkv: fused(*qkv, FLOAT32, **seen, kind="xla"))
+    want = value_and_gradients(lambda *qkv: attend(*qkv, FLOAT32, **seen)[0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
+
+
+def test_fused_attention_refuses_the_dropout_that_it_has_not(params):
+    """A silent 0 would be another model; without dropout, and when nothing is trained, it computes."""
+    x, key, params = jnp.ones((1, 4, D)), {"dropout": jax.random.key(0)}, jax.tree.map(jnp.asarray, params)
+    run = lambda rate, train: SelfAttention(H, rate, kind="xla").apply(  # noqa: E731
+        {"params": params}, x, None, None, train, rngs=key
+    )
+    with pytest.raises(ValueError, match="set attention_dropout to 0"):
+        run(0.1, True)
+    np.testing.assert_allclose(run(0.0, True), run(0.1, False))

@@ -132,3 +132,13 @@ def test_several_devices_drop_what_one_drops():
     split = dropped(KEY, spread)
     assert len(split.sharding.device_set) == 8
     np.testing.assert_array_equal(split, dropped(KEY, x))
+
+
+def test_jaxs_own_generator_is_the_other_choice():
+    """Its rate and its mean, a mask of its own for each key, and the same one for the same key."""
+    drop = jax.jit(lambda key, x: Dropout(0.1, "jax").apply({}, x, True, rngs={"dropout": key}))
+    first, again, other = (np.asarray(drop(jax.random.key(seed), jnp.ones(SHAPE))) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert abs((first == 0).sum() - 0.1 * SIZE) < 4 * np.sqrt(SIZE * 0.1 * 0.9)
+    assert abs(correlation(first, other)) < 4
+    assert abs(correlation(first, dropped(jax.random.key(1), jnp.ones(SHAPE)))) < 4

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bert_jax.models.encoded import Encoded
 from bert_jax.objectives.span import Span
@@ -28,6 +29,34 @@ def test_loss_and_accuracy():
     np.testing.assert_allclose(got["loss"].total, wanted, rtol=1e-6)
     assert got["loss"].count == 2 and got["accuracy"] == (2, 2)
     assert metrics(HIDDEN, jnp.array([[1, 1], [0, 1]]), jnp.ones(2))["accuracy"] == (0, 2)
+
+
+def test_padding_is_no_place():
+    """The loss is that of the row without its padding, whatever stands there, and padding gets no gradient."""
+    batch = {"span": jnp.array([[1, 0], [0, 0]]), "weight": jnp.ones(2), "lengths": jnp.array([2, 3])}
+
+    @jax.jit
+    def loss(hidden):
+        return Span().apply({"params": PARAMS}, Encoded(hidden, None, jnp.zeros((5, 2)), {}), batch, True)["loss"].total
+
+    wanted = -(math.log(3 / 4) + math.log(1 / 2) + math.log(1 / 3) + math.log(4 / 6)) / 2
+    for anything in (0.0, 50.0):
+        hidden = HIDDEN.at[0, 2].set(anything)
+        np.testing.assert_allclose(loss(hidden), wanted, rtol=1e-6)
+        gradient = jax.grad(loss)(hidden)
+        assert not np.any(gradient[0, 2]) and np.all(gradient[1] != 0)
+
+
+def test_padding_can_be_a_place_as_in_the_original():
+    """`over_padding` gives the loss of the whole row; in packed rows, which have no padding, it is refused."""
+    batch = {"span": jnp.array([[1, 0], [0, 0]]), "weight": jnp.ones(2), "lengths": jnp.array([2, 3])}
+    loss = lambda head, batch: head.apply(  # noqa: E731
+        {"params": PARAMS}, Encoded(HIDDEN, None, jnp.zeros((5, 2)), {}), batch, True
+    )["loss"]
+    without = {name: value for name, value in batch.items() if name != "lengths"}
+    assert loss(Span(over_padding=True), batch) == loss(Span(), without) != loss(Span(), batch)
+    with pytest.raises(ValueError, match='set padding to "full"'):
+        loss(Span(over_padding=True), batch | {"packing": jnp.zeros((1, 1, 3), jnp.int32)})
 
 
 def test_filler_rows_count_for_nothing():

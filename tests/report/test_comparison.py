@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from bert_jax.evaluate import write_rows
 from bert_jax.report.comparison import compare_variants, grid
 from bert_jax.report.predictions import measured, read_predictions
 from bert_jax.report.runs import collect
 from bert_jax.tasks.entities import entity_scores
+from bert_jax.tasks.metrics import LABEL_METRICS
 from tests.report.made_up import answers, guesses, write_lines, write_run, write_seeds
 
 LABELS = np.random.default_rng(0).integers(0, 2, 120)
@@ -93,8 +95,8 @@ def test_bad_names(tmp_path):
         compare_variants(rows, "y", "z")
 
 
-def measure(lines, metric):
-    values, of = measured(lines, metric)
+def measure(lines, metric, *separator):
+    values, of = measured(lines, metric, *separator)
     return float(of(values))
 
 
@@ -131,3 +133,46 @@ def test_metrics_of_other_tasks():
     for metric in ("macro_f1", "micro_f1"):
         with pytest.raises(ValueError, match=f"{metric} cannot be computed"):
             measured(labels, metric)
+
+
+def labelled(wanted, found, names, separator="|"):
+    """The lines of a multi-label task's predictions file."""
+    return [
+        {"label": separator.join(names[label]), "prediction": separator.join(names[answer])}
+        | {f"p({name})": float(share) for name, share in zip(names, answer, strict=True)}
+        for label, answer in zip(wanted, found, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("separator", ["|", ", "])
+def test_metrics_of_labels(separator):
+    """Those of scikit-learn: lines without a label count, and a label that does not occur has an F1 of 0."""
+    rng, names = np.random.default_rng(0), np.array(["a", "b b", "7", "never"])
+    wanted, found = (rng.random((30, 4)) < share for share in ([0.6, 0.3, 0.1, 0], [0.5, 0.4, 0.2, 0]))
+    assert not wanted.any(axis=1).all() and not found.any(axis=1).all()
+    lines = labelled(wanted, found, names, separator)
+    for metric, of in LABEL_METRICS.items():
+        assert measure(lines, metric, separator) == pytest.approx(of(wanted, found)), metric
+    with pytest.raises(ValueError, match="micro_f1 cannot be computed: 'c' is none of a, b b, 7, never"):
+        measured([lines[0] | {"label": "c"}], "micro_f1", separator)
+
+
+def test_variants_of_a_task_with_labels(tmp_path):
+    """By the metric of their experiment, seed by seed and example by example, with the separator of the run."""
+    rng, names = np.random.default_rng(0), np.array(list("abc"))
+    wanted, scores = rng.random((60, 3)) < 0.4, {}
+    for variant, wrong in (("good", 0.05), ("bad", 0.4)):
+        for seed in (1, 2):
+            found = wanted ^ (rng.random(wanted.shape) < wrong)
+            metrics = {f"multilabel/{name}": of(wanted, found) for name, of in LABEL_METRICS.items()}
+            options = {"task__separator": ";", "best_metric": "valid/multilabel/micro_f1"}
+            folder = write_run(tmp_path / f"{variant}-{seed}", metrics, seed=seed, init_from=variant, **options)
+            write_rows(folder / "predictions-valid.tsv", labelled(wanted, found, names, ";"))
+            scores.setdefault(variant, []).append(metrics)
+    rows, _ = collect([tmp_path])
+    pairs = compare_variants(rows, "good", "bad", ("micro_f1", "macro_f1"), resamples=199)
+    assert [(pair.metric, pair.examples, pair.note) for pair in pairs] == [("micro_f1", 60, ""), ("macro_f1", 60, "")]
+    for pair in pairs:
+        own = [[seed[f"multilabel/{pair.metric}"] for seed in scores[name]] for name in ("good", "bad")]
+        assert pair.found.scores == pytest.approx(np.array(own))
+        assert pair.found.interval[0] > 0 and pair.found.p_examples == 0.01

@@ -2,6 +2,8 @@
 
 import csv
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from bert_jax.train import train
 from bert_jax.training.optim import BertAdam
 from tests.data.test_squad import question, squad
 from tests.interop.random_models import random_model
+from tools import squad_predictions
 from tools.squad_predictions import convert
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", "."]
@@ -165,6 +168,56 @@ def test_no_answer(tmp_path):
         assert sum(bool(row["prediction"]) for row in task.rows(predictions, source)) == predicted
 
 
+def entry(text, start, end):
+    return {"text": text, "start_logit": start, "end_logit": end}
+
+
+def without_shares(found):
+    return [{name: value for name, value in each.items() if name != "probability"} for each in found]
+
+
+def test_n_best(tmp_path):
+    """Different texts, each with the two logits of its best span, and probabilities that are those of the list; where
+    there are fewer than asked for, all."""
+    context = "a b a b c"
+    task, source = task_of(tmp_path, question("q", context, "c"), context=context, max_answer_length=1)
+    assert source.start.tolist() == [0]
+    marks = [(0, 4 + place, 0, value) for place, value in enumerate([1.0, 3.0, 4.0, 2.0, -5.0])]
+    marks += [(0, 4 + place, 1, 0.5) for place in range(4)]
+    found = task.n_best(logits_of(source, *marks), source)
+    assert list(found) == ["q"]
+    assert without_shares(found["q"]) == [entry("a", 4.0, 0.5), entry("b", 3.0, 0.5), entry("c", -5.0, 0.0)]
+    shares = np.exp([4.5, 3.5, -5.0])
+    assert [each["probability"] for each in found["q"]] == pytest.approx(shares / shares.sum())
+    assert without_shares(task.n_best(logits_of(source, *marks), source, 2)["q"]) == without_shares(found["q"])[:2]
+
+
+def test_n_best_over_windows(tmp_path):
+    """The logits are those of the window in which the first token has most context: e of window 1, not of 0 or 2."""
+    task, source = task_of(tmp_path, question("1", CONTEXT, "e f"))
+    ignored = [(0, 8, 0, 9.0), (2, 4, 0, 9.0), (2, 5, 1, 9.0)]
+    predictions = logits_of(source, *ignored, (1, 6, 0, 2.0), (1, 7, 1, 3.0), (1, 6, 1, 1.5))
+    found = task.n_best(predictions, source)["1"]
+    assert without_shares(found[:2]) == [entry("e f", 2.0, 3.0), entry("e", 2.0, 1.5)]
+    assert len(found) == 20 and len({each["text"] for each in found}) == 20
+    assert found[0]["text"] == task.answers(predictions, source).texts[0]
+    scores = [each["start_logit"] + each["end_logit"] for each in found]
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(("null", "place"), [(6.0, 0), (3.0, 1), (-9.0, 2)])
+def test_n_best_with_no_answer(tmp_path, null, place):
+    """It has the logits of the window where it is lowest; it is one of so many by its score, or comes after them."""
+    task, source = task_of(tmp_path, question("q", CONTEXT), unanswerable=True)
+    nulls = [(w, 0, 0, value) for w, value in enumerate([9.0, null, 9.5])]
+    predictions = logits_of(source, *nulls, (1, 0, 1, 1.0), (1, 6, 0, 2.0), (1, 7, 1, 3.0), (1, 6, 1, 1.5))
+    texts = [entry("e f", 2.0, 3.0), entry("e", 2.0, 1.5)]
+    texts.insert(place, entry("", null, 1.0))
+    found = task.n_best(predictions, source, 2)["q"]
+    assert without_shares(found) == (texts if place == 2 else texts[:2])
+    assert sum(each["probability"] for each in found) == pytest.approx(1.0)
+
+
 def test_score_with_unanswerable_questions(tmp_path):
     """Over all questions, over those with and without an answer, and with the best threshold: here 0 answers too much,
     and -3 is right for all. Nothing is said of a kind that is not there."""
@@ -179,8 +232,22 @@ def test_score_with_unanswerable_questions(tmp_path):
     full = {"has_answer_exact_match": 1.0, "has_answer_f1": 1.0, "best_exact_match": 1.0, "best_f1": 1.0}
     threshold = {"best_exact_match_threshold": -3.0, "best_f1_threshold": -3.0}
     assert found == pytest.approx({f"span/{k}": v for k, v in (half | full | threshold).items()})
-    task, source = task_of(tmp_path, asked[1], unanswerable=True)
-    assert "span/has_answer_f1" not in task.score(logits_of(source), source)
+    for index, kind in ((0, "no_answer"), (1, "has_answer")):
+        task, source = task_of(tmp_path, asked[index], unanswerable=True)
+        found = task.score(logits_of(source), source)
+        assert found.keys() == set(task.metric_names) and f"span/{kind}_f1" not in found
+
+
+def test_metrics_of_several_held_out_sets(tmp_path):
+    """Those that every set has, whatever is missing in one: a best_metric must be found after each evaluation. Without
+    unanswerable questions there is only one kind."""
+    plain = squad(tmp_path / "plain.json", {"A": [(CONTEXT, [question("1", CONTEXT, "e f")])]})
+    mixed = squad(tmp_path / "mixed.json", {"A": [(CONTEXT, [question("1", CONTEXT, "e"), question("2", CONTEXT)])]})
+    for valid, kinds in (((mixed,), {"has", "no"}), ((plain, mixed), {"has"}), ((plain,), {"has"})):
+        task = Answering(SquadFiles(mixed, valid, unanswerable=True))
+        names = {name.split("/")[1] for name in task.metric_names}
+        assert {name.split("_answer")[0] for name in names if "_answer" in name} == kinds
+    assert Answering(SquadFiles(plain, (plain,))).metric_names == ("span/exact_match", "span/f1")
 
 
 def test_baselines(tmp_path):
@@ -238,9 +305,27 @@ def test_official_json(tmp_path):
         convert(source, answers, odds)
 
 
+def test_n_best_of_what_is_no_such_run(monkeypatch):
+    """A run of another task, a held-out set that it does not have, a list of nothing: said before it is evaluated."""
+
+    def of(task):
+        run = SimpleNamespace(experiment=SimpleNamespace(task=task), evaluations={"dev": None})
+        monkeypatch.setattr(squad_predictions, "restore", lambda *_: (run, None, None))
+
+    of("text")
+    with pytest.raises(ValueError, match="runs/x is a run of str, not of questions"):
+        squad_predictions.best_answers(Path("runs/x/predictions-dev.tsv"), 20)
+    of(Answering(SquadFiles("train.json")))
+    with pytest.raises(ValueError, match=r"predictions-valid\.tsv is no evaluation .* predictions-dev\.tsv"):
+        squad_predictions.best_answers(Path("runs/x/predictions-valid.tsv"), 20)
+    with pytest.raises(ValueError, match="n_best_size 0: must be at least 1"):
+        squad_predictions.best_answers(Path("runs/x/predictions-dev.tsv"), 0)
+
+
 def test_a_run(tmp_path):
     """From the files to the metrics of SQuAD 2.0, with windows and a ragged last batch. The answer is the letter b,
-    where the text has one, which is soon learned; the predictions file agrees with the metrics."""
+    where the text has one, which is soon learned; the predictions file agrees with the metrics, and the lists of the
+    best answers, which are computed anew from the checkpoint, with the predictions file."""
     rng = np.random.default_rng(0)
 
     def articles(count):
@@ -276,3 +361,15 @@ def test_a_run(tmp_path):
     )
     assert found["valid/span/best_f1"] >= found["valid/span/f1"] > 0.9
     assert all((row["prediction"] == "") == (float(row["null_odds"]) > 0) for row in rows)
+    files = {name: tmp_path / f"{name}.json" for name in ("answers", "null_odds", "n_best")}
+    convert(tmp_path / "run/predictions-valid.tsv", files["answers"], files["null_odds"], n_best=files["n_best"])
+    _, null_odds, n_best = (json.loads(file.read_text()) for file in files.values())
+    assert list(n_best) == [row["id"] for row in rows]
+    for row in rows:
+        best = n_best[row["id"]]
+        scores = {each["text"]: each["start_logit"] + each["end_logit"] for each in best}
+        first = next(text for text in scores if text)
+        assert first == row["best_span"] and scores[first] == pytest.approx(float(row["score"]), abs=1e-4)
+        assert scores[""] - scores[first] == pytest.approx(null_odds[row["id"]], abs=1e-4)
+        assert sum(each["probability"] for each in best) == pytest.approx(1.0)
+        assert len(best) <= 21 and {each["probability"] > 0 for each in best} == {True}

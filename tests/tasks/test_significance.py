@@ -8,6 +8,7 @@ from bert_jax.tasks import metrics
 from bert_jax.tasks.significance import (
     compare,
     f1,
+    label_macro_f1,
     macro_f1,
     matches,
     matthews,
@@ -33,6 +34,15 @@ def test_measures_of_classes_are_those_of_scikit_learn(classes):
         draws = draws[1:] if name == "matthews" else draws  # scikit-learn warns where all are of one class
         expected = [metrics.CLASS_METRICS[name](labels[draw], found[draw]) for draw in draws]
         np.testing.assert_allclose(measure(values[draws]), expected, atol=1e-12, err_msg=name)
+
+
+def test_measures_of_labels_are_those_of_scikit_learn():
+    """Each counts in the mean, also the last, which does not occur; many draws at once."""
+    rng = np.random.default_rng(0)
+    wanted, found = rng.random((2, 20, 12, 5)) < [0.5, 0.3, 0.2, 0.1, 0]
+    values = np.concatenate([found & wanted, found, wanted], axis=-1).astype(float)
+    expected = [metrics.LABEL_METRICS["macro_f1"](*pair) for pair in zip(wanted, found, strict=True)]
+    np.testing.assert_allclose(label_macro_f1(values), expected, atol=1e-12)
 
 
 def test_correlations_are_those_of_scipy():

@@ -40,24 +40,25 @@ def metrics_of(loss, total=1.0, count=1.0, tokens=10, norm=2.0):
 
 def test_averages_are_exact(clock):
     """Means are summed before they are divided: 1 of 1 and 1 of 3 are 2 of 4. The learning rate is the last step's."""
-    meter = Meter(ALONE, lambda step: step / 100, 8, 1.0, 1.0)
-    meter.add(metrics_of(1.0, 1.0, 1.0, norm=1.0))
-    meter.add(metrics_of(2.0, 1.0, 3.0, norm=3.0))
+    meter = Meter(ALONE, lambda step: step / 100, 8, 1.0)
+    meter.add(metrics_of(1.0, 1.0, 1.0, norm=1.0), 1.0)
+    meter.add(metrics_of(2.0, 1.0, 3.0, norm=3.0), 1.0)
     clock.now += 1
     values = alone(meter, 7)
     assert values["mlm/loss"] == 0.5 and values["loss"] == 1.5 and values["gradient_norm"] == 2.0
     assert values["learning_rate"] == 0.06  # the schedule counts updates from 0
-    meter.add(metrics_of(5.0, 0.0, 0.0))
+    meter.add(metrics_of(5.0, 0.0, 0.0), 1.0)
     clock.now += 1
     values = alone(meter, 8)  # what was read is gone; nothing counted is 0
     assert values["loss"] == 5.0 and values["mlm/loss"] == 0.0
 
 
 def test_rates(clock):
-    """Examples, real tokens and flop over the time since the last reading; MFU is the share of the peak."""
-    meter = Meter(ALONE, lambda step: 0.0, batch_size=8, flops=100.0, peak=1000.0)
-    for tokens in (10, 30):
-        meter.add(metrics_of(1.0, tokens=tokens))
+    """Examples, real tokens and flop, which differ from step to step, over the time since the last reading; MFU is the
+    share of the peak."""
+    meter = Meter(ALONE, lambda step: 0.0, batch_size=8, peak=1000.0)
+    for tokens, flops in ((10, 60.0), (30, 140.0)):
+        meter.add(metrics_of(1.0, tokens=tokens), flops)
     clock.now += 4
     values = alone(meter, 2)
     assert values["examples_per_second"] == 4 and values["tokens_per_second"] == 10 and values["mfu"] == 0.05
@@ -65,17 +66,17 @@ def test_rates(clock):
 
 def test_an_evaluation_is_left_out_of_the_rates(clock):
     """Its time alone: that of the steps before it, which are not read yet, counts."""
-    meter = Meter(ALONE, lambda step: 0.0, batch_size=6, flops=1.0, peak=1.0)
+    meter = Meter(ALONE, lambda step: 0.0, batch_size=6, peak=1.0)
     for _ in range(2):
-        meter.add(metrics_of(1.0))
+        meter.add(metrics_of(1.0), 1.0)
     clock.now += 2
     meter.pause()
     clock.now += 1000
     meter.restart()
-    meter.add(metrics_of(1.0))
+    meter.add(metrics_of(1.0), 1.0)
     clock.now += 1
     assert alone(meter, 3)["examples_per_second"] == 6
-    meter.add(metrics_of(1.0))
+    meter.add(metrics_of(1.0), 1.0)
     clock.now += 2
     assert alone(meter, 4)["examples_per_second"] == 3
 
@@ -89,9 +90,9 @@ def test_an_evaluation_is_left_out_of_the_rates(clock):
 )
 def test_the_first_step_that_is_no_number_is_named(clock, bad, message):
     """Not the one at which it was noticed."""
-    meter = Meter(ALONE, lambda step: 0.0, 8, 1.0, 1.0)
+    meter = Meter(ALONE, lambda step: 0.0, 8, 1.0)
     for metrics in (metrics_of(1.0), metrics_of(**bad), metrics_of(np.nan)):
-        meter.add(metrics)
+        meter.add(metrics, 1.0)
     clock.now += 1
     (reading,) = meter.read(13)
     assert message in reading.fault
