@@ -13,18 +13,20 @@ import optax
 
 from bert_jax.data.loader import TrainingBatches, stream
 from bert_jax.data.packing import Layout
+from bert_jax.data.workers import cores
 from bert_jax.evaluate import evaluate_all
 from bert_jax.experiment import Experiment, parse, write_environment
 from bert_jax.members import Members
 from bert_jax.nn.dot import compute_dtype
 from bert_jax.resolve import Resolved, resolve
 from bert_jax.training.compilation_cache import keep_compiled
+from bert_jax.training.cpu_devices import split_cores
 from bert_jax.training.curves import plot_curves
 from bert_jax.training.flops import dot_flops, peak_flops
 from bert_jax.training.health import Stuck
 from bert_jax.training.log import METRICS_FILE
 from bert_jax.training.meter import Meter
-from bert_jax.training.sharding import Together
+from bert_jax.training.sharding import MeshShape, Together
 from bert_jax.training.step import (
     State,
     abstract_parameters,
@@ -47,6 +49,8 @@ def main(config: Callable[..., Experiment]) -> None:
     """
     try:
         workdir, experiment = parse(config)
+        if experiment.mesh == MeshShape():
+            split_cores(cores(), experiment.batch_size, experiment.eval_batch_size)
         train(experiment, workdir)
     except (ValueError, OSError, FloatingPointError) as error:
         if sys.flags.dev_mode:

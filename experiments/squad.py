@@ -6,9 +6,9 @@
 or `--data.train tfds:squad@train --data.valid tfds:squad@validation`. Three epochs at 5e-5 with batches of 32 as in the
 paper; the original's example runs two at 3e-5 with batches of 12 (google-research/bert README), which
 `--epochs 2 --optimizer.learning-rate 3e-5 --batch-size 12` are. An epoch counts windows, of which there are a few more
-than questions; the original counts questions. Without `--data.valid` a tenth of the articles is held out. Published for
-BERT-base, dev set: exact match 80.8, F1 88.5. `tools/squad_predictions.py` turns the predictions file of a run into
-what the official evaluation script reads.
+than questions; the original counts questions. `--data.valid` with nothing behind it holds out a tenth of the articles.
+Published for BERT-base, dev set: exact match 80.8, F1 88.5. `tools/squad_predictions.py` turns the predictions file of
+a run into what the official evaluation script reads.
 """
 
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Contestants for tests of tools/benchmark.py: they note who ran, and say what they were told to."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,15 @@ class Failing:
 
     def __init__(self, **arguments: Any):
         raise ValueError("that is not the same work")
+
+
+class Killed(Fake):
+    """Is ended by the system in its second turn."""
+
+    def run(self, steps: int) -> dict[str, Any]:
+        if self._notes.read_text().count(f"{self._name} ") == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(steps)
 
 
 def prepare(notes: str) -> dict[str, Any]:

@@ -93,6 +93,18 @@ def test_peers_that_are_missing(tmp_path):
     assert alone["ratios"] == [] and len(table([alone])) == 1
 
 
+def test_a_peer_that_is_killed(tmp_path):
+    """The others play on without it, and the record says what happened; ours alone ends the row."""
+    row = fake_row(tmp_path / "notes")
+    killed = Contestant("victim", f"{FAKE}Killed", {"name": "victim"})
+    row = replace(row, contestants=(row.contestants[0], killed, row.contestants[1]))
+    found = hold(row, 2, 1.0, 1, tmp_path / "log", lambda what: None)
+    assert "SIGKILL, as the system does where memory runs out" in found["missing"]["victim"]
+    assert [(one["name"], len(one["turns"])) for one in found["contestants"]] == [(OURS, 2), ("peer", 2)]
+    with pytest.raises(Failed, match="SIGKILL"):
+        hold(replace(row, contestants=(replace(killed, side=OURS),)), 2, 1.0, 1, tmp_path / "log", lambda what: None)
+
+
 @pytest.mark.parametrize("target", ["Failing", "dies", "no_such_name"])
 def test_ours_must_not_fail(tmp_path, target):
     """An error of ours, or a process of ours that is gone, ends the row."""

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh
 
 from bert_jax import train as train_module
 from bert_jax.data.packing import Layout, plan
@@ -34,13 +35,14 @@ from bert_jax.train import train
 from bert_jax.training.checkpoint import restore_params
 from bert_jax.training.log import read_metrics
 from bert_jax.training.optim import BertAdam
-from bert_jax.training.sharding import MeshShape
+from bert_jax.training.sharding import AXES, MeshShape
 
 V, L, N, D = 37, 40, 2, 12
 LENGTHS = (3, 21, 7, 4, 12, 5, 9, 3, 16, 4, 6, 4)
 B = len(LENGTHS)
 SIZES = {"vocab_size": V, "num_layers": N, "width": D, "num_heads": 3, "mlp_width": 20, "max_length": L}
 ENCODER = Bert(**SIZES, dropout=0.0, attention_dropout=0.0, scan=True)  # compiles faster
+DROPPING = ENCODER.clone(dropout=0.1, attention_dropout=0.1)
 KEY = jax.random.key(0)
 
 
@@ -105,9 +107,9 @@ def assert_close(found, wanted, what, bound=1e-5):
 # ---- the encoder -----------------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def encode(params, batch, encoder=ENCODER):
-    return encoder.apply({"params": params}, batch)
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def encode(params, batch, encoder=ENCODER, train=False):
+    return encoder.apply({"params": params}, batch, train, rngs={"dropout": KEY})
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +117,12 @@ def params():
     return drawn(jax.eval_shape(ENCODER.init, KEY, batch_of()))
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_the_encoder(params, causal):
-    """Every layer's hidden states of every token, and what is pooled of every sequence, its own [CLS] or, of a
-    left-to-right encoder, its own last token; 0 at padding and in rows that only fill up."""
-    encoder = ENCODER.clone(causal=causal)
-    found = {name: encode(params, batch, encoder) for name, batch in layouts_of(batch_of()).items()}
+@pytest.mark.parametrize(("causal", "dropout"), [(False, False), (True, False), (False, True)])
+def test_the_encoder(params, causal, dropout):
+    """Every layer's hidden states of every token, with dropout, too, and what is pooled of every sequence, its own
+    [CLS] or, of a left-to-right encoder, its own last token; 0 at padding and in rows that only fill up."""
+    encoder = (DROPPING if dropout else ENCODER).clone(causal=causal)
+    found = {name: encode(params, batch, encoder, dropout) for name, batch in layouts_of(batch_of()).items()}
     wanted, real = found.pop("full"), np.arange(L) < np.array(LENGTHS)[:, None]
     pooler = params["pooler"]
     for name, encoded in found.items():
@@ -188,13 +190,15 @@ LEARNERS = {
         },
     ),
     "feature-based": Multitask(ENCODER, {"tag": Tag(3, dropout=0.0, features=FROZEN)}),
+    "pre-training, dropout": Multitask(DROPPING, {"mlm": Mlm(**MLM), "nsp": Nsp()}),
+    "fine-tuning, dropout": Multitask(DROPPING, {"classify": Classify(3), "choice": Choice(3), "tag": Tag(3)}),
 }
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_objectives(name):
     """Loss and accuracy of every objective, the gradients of all parameters, and what is predicted of every sequence
-    and of every token that is one; corruption, too, does not depend on the layout."""
+    and of every token that is one; neither corruption nor dropout depends on the layout."""
     learner, batch = LEARNERS[name], batch_of()
 
     @jax.jit
@@ -202,7 +206,7 @@ def test_objectives(name):
         corrupted = learner.corrupt(KEY, 3, batch)
 
         def loss(params):
-            metrics = learner.apply({"params": params}, corrupted, True)
+            metrics = learner.apply({"params": params}, corrupted, True, rngs={"dropout": KEY})
             return learner.loss_of(metrics), metrics
 
         metrics, gradients = jax.grad(loss, has_aux=True)(params)[::-1]
@@ -211,6 +215,9 @@ def test_objectives(name):
     params = drawn(jax.eval_shape(lambda batch: learner.init(KEY, learner.corrupt(KEY, 3, batch), False), batch))
     found = {layout: jax.device_get(compute(params, own)) for layout, own in layouts_of(batch).items()}
     metrics, gradients, predictions = found.pop("full")
+    if name.endswith("dropout"):
+        still = jax.jit(lambda batch: learner.apply({"params": params}, learner.corrupt(KEY, 3, batch), False))
+        assert abs(learner.loss_of(metrics) - learner.loss_of(still(batch))) > 1e-3
     assert all(mean.count > 0 for mean in metrics.values())
     assert any(np.any(leaf) for leaf in jax.tree.leaves(gradients.get("encoder"))) == learner.trains_encoder
     real = (np.arange(L) < np.array(LENGTHS)[:, None])[:-3]
@@ -230,11 +237,8 @@ def test_objectives(name):
 SPEEDS = ("examples_per_second", "tokens_per_second", "mfu")
 
 
-def pretraining(corpus, dropout=0.0, **changes):
-    encoder = Bert(
-        num_layers=1, width=16, num_heads=2, mlp_width=16, max_length=32, init_stddev=0.1, dropout=dropout,
-        attention_dropout=dropout,
-    )  # fmt: skip
+def pretraining(corpus, **changes):
+    encoder = Bert(num_layers=1, width=16, num_heads=2, mlp_width=16, max_length=32, init_stddev=0.1)
     return Experiment(
         task=Pretraining(corpus, valid_limit=40),
         learner=Multitask(encoder, {"mlm": Mlm(max_predictions=5, init_stddev=0.1), "nsp": Nsp(init_stddev=0.1)}),
@@ -304,7 +308,7 @@ def shapes(monkeypatch):
 
 @pytest.fixture(scope="module")
 def full_run(short_corpus, tmp_path_factory):
-    """Without packing."""
+    """Without packing, with dropout."""
     workdir = tmp_path_factory.mktemp("full") / "seed-7"
     train(pretraining(short_corpus, padding="full"), workdir)
     return workdir
@@ -314,6 +318,15 @@ def test_pretraining_is_the_same(short_corpus, full_run, shapes, tmp_path):
     """On eight devices: every metric of training and evaluation, and the parameters in the end."""
     train(pretraining(short_corpus), tmp_path / "packed")
     assert all(packed and shape[0] == 8 and shape[1] < 8 for packed, shape in shapes)
+    assert_same_run(tmp_path / "packed", full_run)
+
+
+def test_one_device(short_corpus, full_run, shapes, tmp_path, monkeypatch):
+    """Packs in one group, and trains as the eight did that packed nothing."""
+    one = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
+    monkeypatch.setattr(MeshShape, "build", lambda self: one)
+    train(pretraining(short_corpus), tmp_path / "packed")
+    assert all(packed and shape[0] == 1 and shape[1] < 64 for packed, shape in shapes)
     assert_same_run(tmp_path / "packed", full_run)
 
 
@@ -328,8 +341,8 @@ def test_several_seeds(short_corpus, full_run, shapes, tmp_path, count, mesh):
 
 
 def test_stopped_and_continued(short_corpus, tmp_path, monkeypatch):
-    """With dropout, to the bit: the shapes of batches are a function of the step."""
-    experiment = pretraining(short_corpus, dropout=0.2)
+    """To the bit: the shapes of batches are a function of the step."""
+    experiment = pretraining(short_corpus)
     train(experiment, tmp_path / "straight")
     whole, calls = train_module.make_train_step, []
 
@@ -366,7 +379,7 @@ def test_fine_tuning_is_the_same(short_corpus, full_run, shapes, tmp_path):
         (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n")
     experiment = Experiment(
         task=Classification(Tables(str(tmp_path / "train.tsv"), (str(tmp_path / "valid.tsv"),)), max_length=32),
-        learner=Multitask(None, {"classify": Classify(dropout=0.0, init_stddev=0.1)}),
+        learner=Multitask(None, {"classify": Classify(init_stddev=0.1)}),
         optimizer=BertAdam(learning_rate=5e-3, eps=1e-3),
         init_from=full_run,
         steps=8,

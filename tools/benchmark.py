@@ -104,6 +104,8 @@ def benchmark(arguments: Arguments, console: Console) -> int:
 
             def say(what: str, row=row, status=status) -> None:
                 status.update(f"{row.name}: {what}")
+                if not console.is_terminal:
+                    console.print(f"{row.name}: {what}")
 
             try:
                 record = hold(row, arguments.pairs, arguments.turn_seconds, threads, arguments.output / LOG, say)
@@ -194,7 +196,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 def _line(row: dict[str, Any], one: dict[str, Any], part: str, ratio: dict[str, Any] | None) -> list[str]:
     seconds = [(turn["parts"][part] if part else turn["seconds"]) / turn["steps"] for turn in one["turns"]]
     rate = statistics.median(rates(one, part))
-    share = rate * row["flops_per_unit"] / row["peak"] if "peak" in row else None
+    share = rate * row["flops_per_unit"] / row["peak"] if "peak" in row and row["work"] == "tokens" else None
     loss = one["turns"][-1].get("loss")
     middle = statistics.median(seconds)
     step = f"{1000 * middle:,.0f} ms" if middle < 10 else f"{middle:,.1f} s"

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from bert_jax.models.encoded import Encoded
 from bert_jax.nn.attention import AttentionKind, SelfAttention
 from bert_jax.nn.dot import ComputeDtype, compute_dtype
-from bert_jax.nn.dropout import Dropout, DropoutBits
+from bert_jax.nn.dropout import Dropout, DropoutBits, Places
 from bert_jax.nn.linear import INIT_STDDEV, Linear, Table
 from bert_jax.nn.mlp import Activation, Mlp
 from bert_jax.nn.norm import LayerNorm
@@ -41,7 +41,8 @@ class Bert(nn.Module):
             a left-to-right model). Under `sequence_ids` that is the last token of the last sequence.
         attention: what computes it: `plain` is this project's, and alone has attention dropout; `xla` and `cudnn` are
             those of `jax.nn.dot_product_attention`.
-        dropout_bits: `hash` needs no memory and does not depend on sharding; `jax` is its own generator.
+        dropout_bits: `hash` needs no memory and is a function of a token's row and column in the batch, wherever it is
+            computed; `jax` is its own generator.
         scan: one looped layer instead of unrolled ones: compiles faster, runs slower, same parameters.
         remat: recompute each layer in the backward pass instead of keeping its activations.
         dtype: of the operands of every dot; `auto` is float32 on CPU, bfloat16 elsewhere. Parameters stay float32.
@@ -81,6 +82,7 @@ class Bert(nn.Module):
         if "packing" in batch:
             packing = Packing(batch["packing"], *batch["tokens"].shape)
             rows = packing.inputs(batch)
+        token_index = _token_index(rows, self.max_length, packed=packing is not None)
         embeddings, table = Embeddings(
             self.vocab_size,
             self.width,
@@ -91,7 +93,7 @@ class Bert(nn.Module):
             self.init_stddev,
             self.dropout_bits,
             name="embeddings",
-        )(rows, train)
+        )(rows, train, token_index)
         layer = Layer(
             self.num_heads,
             self.mlp_width,
@@ -112,6 +114,7 @@ class Bert(nn.Module):
             rows.get("lengths"),
             rows.get("sequence_ids"),
             train,
+            token_index,
             count=self.num_layers,
             scan=self.scan,
             remat=self.remat,
@@ -167,7 +170,9 @@ class Embeddings(nn.Module):
     dropout_bits: DropoutBits = "hash"
 
     @nn.compact
-    def __call__(self, batch: Mapping[str, Array], train: bool) -> tuple[Float[Array, "B L D"], Float[Array, "V D"]]:
+    def __call__(
+        self, batch: Mapping[str, Array], train: bool, token_index: UInt32[Array, "B L"]
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "V D"]]:
         tokens = batch["tokens"]
         words = Table("VD", (self.vocab_size, self.width), self.init_stddev, name="words")
         positions = Table("LD", (self.max_length, self.width), self.init_stddev, name="positions")
@@ -179,7 +184,8 @@ class Embeddings(nn.Module):
             x += positions.table[: tokens.shape[1]]
         x += segments(batch["segments"]) if "segments" in batch else segments.table[0]
         x = LayerNorm(self.norm_epsilon, name="norm")(x)
-        return Dropout(self.dropout, self.dropout_bits)(x, train), words.table
+        places = Places.of_tokens(token_index, self.width)
+        return Dropout(self.dropout, self.dropout_bits)(x, train, places), words.table
 
 
 class Layer(nn.Module):
@@ -204,7 +210,9 @@ class Layer(nn.Module):
         lengths: Int[Array, " B"] | None,
         sequence_ids: Int[Array, "B L"] | None,
         train: bool,
+        token_index: UInt32[Array, "B L"],
     ) -> Float[Array, "B L D"]:
+        places = Places.of_tokens(token_index, x.shape[-1])
         drop = Dropout(self.dropout, self.dropout_bits)
         attention = SelfAttention(
             self.num_heads,
@@ -216,10 +224,19 @@ class Layer(nn.Module):
             self.dropout_bits,
             name="attention",
         )
-        mixed = drop(attention(x, lengths, sequence_ids, train), train)
+        mixed = drop(attention(x, lengths, sequence_ids, train, token_index), train, places)
         x = LayerNorm(self.norm_epsilon, name="attention_norm")(x + mixed)
         wide = Mlp(self.mlp_width, self.activation, self.init_stddev, self.dtype, name="mlp")(x)
-        return LayerNorm(self.norm_epsilon, name="mlp_norm")(x + drop(wide, train))
+        return LayerNorm(self.norm_epsilon, name="mlp_norm")(x + drop(wide, train, places))
+
+
+def _token_index(rows: Mapping[str, Array], stride: int, packed: bool) -> UInt32[Array, "R M"]:
+    """b * `stride` + l of the token in column l of row b of the batch, wherever it is computed."""
+    if packed:
+        row, column = rows["sequence_ids"] - 1, rows["positions"]
+    else:
+        row, column = jnp.indices(rows["tokens"].shape, sparse=True)
+    return row.astype(jnp.uint32) * jnp.uint32(stride) + column.astype(jnp.uint32)
 
 
 def _last(batch: Mapping[str, Array]) -> Int[Array, " B"]:

@@ -5,10 +5,10 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from bert_jax.nn.dot import ComputeDtype, compute_dtype, dot
-from bert_jax.nn.dropout import Dropout, DropoutBits
+from bert_jax.nn.dropout import Dropout, DropoutBits, Places
 from bert_jax.nn.linear import INIT_STDDEV, Linear
 
 # `plain` is `attend`; the others are `jax.nn.dot_product_attention`, of which cuDNN's is fused and needs an NVIDIA GPU.
@@ -116,7 +116,9 @@ class SelfAttention(nn.Module):
         lengths: Int[Array, " B"] | None,
         sequence_ids: Int[Array, "B L"] | None,
         train: bool,
+        token_index: UInt32[Array, "B L"] | None = None,
     ) -> Float[Array, "B L D"]:
+        """Dropout is a function of `token_index`, by default of the place in the array."""
         width = x.shape[-1]
         head_width = width // self.num_heads
         qkv = Linear(
@@ -125,7 +127,8 @@ class SelfAttention(nn.Module):
         seen = {"lengths": lengths, "sequence_ids": sequence_ids, "causal": self.causal}
         if self.kind == "plain":
             drop = Dropout(self.dropout, self.dropout_bits)
-            mixed, _ = attend(*qkv, compute_dtype(self.dtype), **seen, dropout=lambda share: drop(share, train))
+            places = None if token_index is None else Places.of_pairs(token_index, self.num_heads)
+            mixed, _ = attend(*qkv, compute_dtype(self.dtype), **seen, dropout=lambda share: drop(share, train, places))
         elif train and self.dropout:
             raise ValueError(
                 f"attention {self.kind!r} has no dropout on the attention probabilities: set attention_dropout to 0, "

@@ -33,16 +33,19 @@ class Packing:
         self._places = jax.vmap(inverse)(self._tokens)  # of each token
 
     def inputs(self, batch: Mapping[str, Array]) -> dict[str, Int[Array, "R M"]]:
-        """`tokens`, and `segments` if there are any, in packed rows, with `sequence_ids` and the `positions` within the
-        sequence, which follow from the plan; all are 0 where there is no token."""
+        """`tokens`, and `segments` if there are any, in packed rows, with `sequence_ids`, the row of the batch counted
+        from 1, and the `positions` within the sequence, which follow from the plan; all are 0 where there is no token.
+        """
+        groups, rows, columns = self._shape
         there = self._tokens >= 0
+        before = jnp.arange(groups, dtype=self._tokens.dtype)[:, None] * rows  # in the groups before
         found = {
-            "sequence_ids": jnp.where(there, self._tokens // self._shape[2] + 1, 0),
-            "positions": jnp.where(there, self._tokens % self._shape[2], 0),
+            "sequence_ids": jnp.where(there, before + self._tokens // columns + 1, 0),
+            "positions": jnp.where(there, self._tokens % columns, 0),
         }
         for name in ("tokens", "segments"):
             if name in batch:
-                found[name] = _take(batch[name].reshape(self._shape[0], -1), self._tokens)
+                found[name] = _take(batch[name].reshape(groups, -1), self._tokens)
         return {name: values.reshape(-1, self.width) for name, values in found.items()}
 
     def unpack(self, x: Float[Array, "R M D"]) -> Float[Array, "B L D"]:

@@ -214,7 +214,8 @@ def test_places_of_dropout(params):
     x = np.random.default_rng(0).normal(size=(2, 4, D))
     x = jnp.asarray((x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True), jnp.float32)
     own = first | {"attention_norm": plain, "mlp_norm": plain}
-    result = jax.jit(lambda p, x: layer.apply({"params": p}, x, None, None, True, rngs={"dropout": KEY}))(own, x)
+    index = jnp.arange(8, dtype=jnp.uint32).reshape(2, 4)
+    result = jax.jit(lambda p, x: layer.apply({"params": p}, x, None, None, True, index, rngs={"dropout": KEY}))(own, x)
     np.testing.assert_allclose(result, x, atol=1e-5)
 
 
@@ -328,8 +329,6 @@ def test_the_choice_of_dropout_bits_reaches_every_layer(params):
     """With rates of 0 in all but one place, the two generators draw different masks there, too."""
     batch = batch_of([7, 12, 3])
     for rates in ({"dropout": 0.5, "attention_dropout": 0.0}, {"dropout": 0.0, "attention_dropout": 0.5}):
-        hidden = [
-            Bert(**TINY, **rates, dropout_bits=bits).apply({"params": params}, batch, True, rngs={"dropout": KEY}).hidden
-            for bits in ("hash", "jax")
-        ]
+        encoders = [Bert(**TINY, **rates, dropout_bits=bits) for bits in ("hash", "jax")]
+        hidden = [x.apply({"params": params}, batch, True, rngs={"dropout": KEY}).hidden for x in encoders]
         assert np.abs(hidden[0] - hidden[1]).max() > 0.1

@@ -32,7 +32,8 @@ def packed(groups):
 
 
 def test_inputs_by_hand():
-    """Two sequences in the first row, one in the second; ids from 1 on, positions from 0 on in each, 0 elsewhere."""
+    """Two sequences in the first row, one in the second; ids from 1 on, positions from 0 on in each, 0 elsewhere.
+    In a second group the ids go on from the rows of the first."""
     packing = Packing(jnp.array([[[0, 1, 2, 8, 9], [4, 5, -1, -1, -1]]]), 3, 4)
     batch = {
         "tokens": jnp.array([[11, 12, 13, 0], [21, 22, 0, 0], [31, 32, 0, 0]]),
@@ -47,6 +48,10 @@ def test_inputs_by_hand():
         "sequence_ids": [[1, 1, 1, 3, 3], [2, 2, 0, 0, 0]],
         "positions": [[0, 1, 2, 0, 1], [0, 1, 0, 0, 0]],
     }
+    groups = Packing(jnp.array([[[0, 1, 4, 5]], [[4, 5, 6, -1]]]), 4, 4)
+    found = groups.inputs({"tokens": jnp.zeros((4, 4), jnp.int32)})
+    assert found["sequence_ids"].tolist() == [[1, 1, 2, 2], [4, 4, 4, 0]]
+    assert found["positions"].tolist() == [[0, 1, 0, 1], [0, 1, 2, 0]]
     assert "segments" not in packing.inputs({"tokens": batch["tokens"]})
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -117,9 +118,10 @@ class Worker:
         """Has it do some steps; what it answers."""
         return self._ask({"steps": steps})
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> dict[str, Any]:
         """Has it do what would otherwise fall into the first turn."""
         self.ready |= self._ask({"warm_up": True})
+        return self.ready
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -138,11 +140,17 @@ class Worker:
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        answer = json.loads(line) if line else {"error": f"the process ended with status {self._process.wait()}"}
+        answer = json.loads(line) if line else {"error": ended(self._process.wait())}
         if "error" in answer:
             self.close()
             raise Failed(f"{self._target}: {answer['error']}")
         return answer
+
+
+def ended(status: int) -> str:
+    """What the status of a process that is gone says."""
+    why = ", as the system does where memory runs out" if status == -signal.SIGKILL else ""
+    return f"the process was ended by {signal.Signals(-status).name}{why}" if status < 0 else f"ended with {status}"
 
 
 Start = Callable[[Contestant], Worker | None]
@@ -195,30 +203,49 @@ def hold(row: Row, pairs: int, turn_seconds: float, threads: int, log: Path, say
     say("preparing")
     found = prepare(row, threads, log)
 
-    def start(contestant: Contestant) -> Worker | None:
-        given = found.get("ours" if contestant.side == OURS else "peers", {})
-        arguments = {**given, **contestant.arguments}
+    def attempt(contestant: Contestant, action: Callable[[], Any]) -> Any:
+        """What an action of a contestant returns; None where a peer fails, which the record then says."""
         try:
-            return Worker(contestant.target, arguments, threads, log, contestant.environment)
+            return action()
         except Failed as error:
             if contestant.side == OURS:
                 raise
             missing[contestant.name] = f"failed: {error}"
             return None
 
+    def start(contestant: Contestant) -> Worker | None:
+        given = found.get("ours" if contestant.side == OURS else "peers", {})
+        order = contestant.target, {**given, **contestant.arguments}, threads, log, contestant.environment
+        return attempt(contestant, lambda: Worker(*order))
+
     playing = [contestant for contestant in row.contestants if not contestant.missing]
     if row.fresh:
         entries = _fresh(row, playing, start, pairs, say)
     else:
-        entries = _alternate(row, playing, start, pairs, turn_seconds, say)
+        entries = _alternate(row, playing, start, attempt, pairs, turn_seconds, say)
     record = {"name": row.name, "work": row.work, "threads": threads, "fresh": row.fresh, "note": row.note}
     facts = {name: value for name, value in found.items() if name not in ("ours", "peers")}
     return record | facts | {"contestants": entries, "missing": missing, "ratios": ratios(entries)}
 
 
-def _alternate(row: Row, playing: Sequence[Contestant], start: Start, pairs: int, turn_seconds: float, say: Say):
+def _alternate(
+    row: Row,
+    playing: Sequence[Contestant],
+    start: Start,
+    attempt: Callable,
+    pairs: int,
+    turn_seconds: float,
+    say: Say,
+) -> list[dict[str, Any]]:
     """Turns of processes that live through all of them."""
     workers: dict[Contestant, Worker] = {}
+
+    def ask(contestant: Contestant, question: Callable[[Worker], Any]) -> Any:
+        worker = workers[contestant]
+        if (answer := attempt(contestant, lambda: question(worker))) is None:
+            del workers[contestant]
+        return answer
+
     try:
         for contestant in playing:
             say(f"starting {contestant.name}")
@@ -226,24 +253,24 @@ def _alternate(row: Row, playing: Sequence[Contestant], start: Start, pairs: int
                 workers[contestant] = worker
         steps = row.steps
         if not steps:
-            for contestant, worker in workers.items():
+            for contestant in list(workers):
                 say(f"warming up {contestant.name}")
-                worker.warm_up()
-            warm = [worker.run(2)["seconds"] / 2 for worker in workers.values()]
-            steps = max(1, round(turn_seconds / statistics.mean(warm)))
+                ask(contestant, Worker.warm_up)
+            warm = [ask(contestant, lambda worker: worker.run(2)) for contestant in list(workers)]
+            steps = max(1, round(turn_seconds / statistics.mean(two["seconds"] / 2 for two in warm if two)))
         turns = {contestant: [] for contestant in workers}
         for pair in range(pairs):
-            for contestant, worker in workers.items():
+            for contestant in list(workers):
                 say(f"pair {pair + 1} of {pairs}, {steps} steps: {contestant.name}")
                 time.sleep(PAUSE)
-                turns[contestant].append(worker.run(steps))
+                turns[contestant].append(ask(contestant, lambda worker: worker.run(steps)))
         return [entry(contestant, turns[contestant], worker.ready) for contestant, worker in workers.items()]
     finally:
         for worker in workers.values():
             worker.close()
 
 
-def _fresh(row: Row, playing: Sequence[Contestant], start: Start, pairs: int, say: Say):
+def _fresh(row: Row, playing: Sequence[Contestant], start: Start, pairs: int, say: Say) -> list[dict[str, Any]]:
     """Turns of processes that live through one, from their start to its end."""
     turns = {contestant: [] for contestant in playing}
     ready = {}

@@ -16,23 +16,34 @@ from bert_jax.data.corpus import CorpusConfig, build_corpus
 from bert_jax.data.documents import TextFiles
 from bert_jax.data.loader import TrainingBatches, stream
 from bert_jax.data.packing import Layout
-from bert_jax.experiment import decode
+from bert_jax.data.workers import cores
+from bert_jax.experiment import Experiment, decode
 from bert_jax.members import RESULT_FILE
 from bert_jax.pretrained import load
 from bert_jax.resolve import resolve
 from bert_jax.text import tokenizer as tokenizers
 from bert_jax.train import train
+from bert_jax.training.cpu_devices import split_cores
 from bert_jax.training.log import METRICS_FILE
 from bert_jax.training.step import make_init, make_train_step, state_shardings
 from bert_jax.training.work_memory import keep_work_memory
 
 # Batches that are looked at for shapes, each of which is compiled before anything is measured.
 SEEN = 400
+# Batches that a step of `Loading` is.
+BATCHES_READ = 200
 
 
 def facts(**others: Any) -> dict[str, Any]:
     """Version and device, for the record."""
-    return {"jax": jax.__version__, "device": jax.devices()[0].device_kind} | others
+    return {"jax": jax.__version__, "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}"} | others
+
+
+def opened(experiment: Mapping[str, Any]) -> Experiment:
+    """The experiment of a record, on the devices that its command line would take."""
+    found = decode(experiment)
+    split_cores(cores(), found.batch_size, found.eval_batch_size)
+    return found
 
 
 def device_memory() -> dict[str, int]:
@@ -50,7 +61,7 @@ class Training:
 
     def __init__(self, experiment: Mapping[str, Any]):
         keep_work_memory()
-        self._run = run = resolve(decode(experiment))
+        self._run = run = resolve(opened(experiment))
         self._together, experiment = run.together, run.experiment
         optimizer = experiment.optimizer.build(run.steps)
         alone = state_shardings(run.learner, optimizer, run.example_batch, run.mesh)
@@ -135,7 +146,8 @@ class Loading:
         self.facts = facts()
 
     def run(self, steps: int) -> dict[str, Any]:
-        return {"work": float(sum(next(self._batches)["lengths"].sum() for _ in range(steps)))}
+        """Reads many batches for each step, so that those which were read ahead while it waited hardly count."""
+        return {"work": float(sum(next(self._batches)["lengths"].sum() for _ in range(BATCHES_READ * steps)))}
 
 
 class WholeRun:
@@ -147,7 +159,7 @@ class WholeRun:
     """
 
     def __init__(self, experiment: Mapping[str, Any], tokens: float):
-        self._experiment, self._tokens = decode(experiment), tokens
+        self._experiment, self._tokens = opened(experiment), tokens
         self.facts = facts()
 
     def run(self, steps: int) -> dict[str, Any]:
@@ -174,7 +186,7 @@ class FirstStep:
     """
 
     def __init__(self, experiment: Mapping[str, Any]):
-        self._experiment = replace(decode(experiment), steps=2, log_every=1)
+        self._experiment = replace(opened(experiment), steps=2, log_every=1)
         self.facts = facts()
 
     def run(self, steps: int) -> dict[str, Any]:
