@@ -50,7 +50,7 @@ def main(config: Callable[..., Experiment]) -> None:
     try:
         workdir, experiment = parse(config)
         if experiment.mesh == MeshShape():
-            split_cores(cores(), experiment.batch_size, experiment.eval_batch_size)
+            split_cores(cores(), experiment.seeds, experiment.batch_size, experiment.eval_batch_size)
         train(experiment, workdir)
     except (ValueError, OSError, FloatingPointError) as error:
         if sys.flags.dev_mode:

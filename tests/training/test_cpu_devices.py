@@ -25,16 +25,21 @@ def devices(*arguments: int, **variables: str) -> list[str]:
 
 def test_two_where_batches_can_be_shared():
     """What makes a step on a CPU faster."""
-    assert devices(4, 32, 256) == ["True", "2"]
+    assert devices(4, 1, 32, 256) == ["True", "2"]
+
+
+def test_a_device_for_each_of_several_seeds():
+    """However many cores there are, and whatever the size of a batch, which is then not shared."""
+    assert devices(2, 5, 33) == ["True", "5"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "variables", "want"),
     [
-        ((1, 32), {}, "1"),
-        ((4, 32, 5), {}, "1"),
-        ((4, 32), {"JAX_NUM_CPU_DEVICES": "3"}, "3"),
-        ((4, 32), {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}, "4"),
+        ((1, 1, 32), {}, "1"),
+        ((4, 1, 32, 5), {}, "1"),
+        ((4, 1, 32), {"JAX_NUM_CPU_DEVICES": "3"}, "3"),
+        ((4, 5, 32), {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}, "4"),
     ],
     ids=["one core", "odd batch", "chosen", "chosen by flag"],
 )

@@ -42,7 +42,7 @@ def facts(**others: Any) -> dict[str, Any]:
 def opened(experiment: Mapping[str, Any]) -> Experiment:
     """The experiment of a record, on the devices that its command line would take."""
     found = decode(experiment)
-    split_cores(cores(), found.batch_size, found.eval_batch_size)
+    split_cores(cores(), found.seeds, found.batch_size, found.eval_batch_size)
     return found
 
 
