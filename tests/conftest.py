@@ -50,3 +50,29 @@ def tiny_corpus(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("corpora") / "tiny"
     build_corpus(train, tokenizer, folder, CorpusConfig(max_seq_length=32, dupe_factor=4), valid=valid, workers=1)
     return folder
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """`interrupted(experiment, workdir)`: a training that ends as by Ctrl-C, before its fifth step."""
+    from bert_jax import train as train_module
+
+    whole, calls = train_module.make_train_step, []
+
+    def killed(*args):
+        step = whole(*args)
+
+        def until_five(state, batch):
+            calls.append(batch)
+            if len(calls) == 5:
+                raise KeyboardInterrupt
+            return step(state, batch)
+
+        return until_five
+
+    def run(experiment, workdir):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(train_module, "make_train_step", killed)
+            train_module.train(experiment, workdir)
+
+    return run

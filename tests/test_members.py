@@ -111,26 +111,10 @@ def test_each_device_trains_its_own_runs(pretraining, tmp_path):
     assert all(found[name] == pytest.approx(value, rel=2e-5) for name, value in wanted.items())
 
 
-def test_stopped_and_continued(pretraining, alone, tmp_path, monkeypatch):
+def test_stopped_and_continued(pretraining, alone, tmp_path, interrupted):
     """All of them go on from the latest step that all have saved."""
     experiment = dataclasses.replace(pretraining, seeds=3)
-    whole, calls = train_module.make_train_step, []
-
-    def killed(*args):
-        step = whole(*args)
-
-        def until_five(state, batch):
-            calls.append(batch)
-            if len(calls) == 5:
-                raise KeyboardInterrupt
-            return step(state, batch)
-
-        return until_five
-
-    monkeypatch.setattr(train_module, "make_train_step", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train(experiment, tmp_path / "together")
-    monkeypatch.setattr(train_module, "make_train_step", whole)
+    interrupted(experiment, tmp_path / "together")
     train(experiment, tmp_path / "together")
     assert_the_same_runs(tmp_path / "together", alone)
 

@@ -340,27 +340,11 @@ def test_several_seeds(short_corpus, full_run, shapes, tmp_path, count, mesh):
     assert_same_run(tmp_path / "w/seed-7", full_run)
 
 
-def test_stopped_and_continued(short_corpus, tmp_path, monkeypatch):
+def test_stopped_and_continued(short_corpus, tmp_path, interrupted):
     """To the bit: the shapes of batches are a function of the step."""
     experiment = pretraining(short_corpus)
     train(experiment, tmp_path / "straight")
-    whole, calls = train_module.make_train_step, []
-
-    def killed(*args):
-        step = whole(*args)
-
-        def until_five(state, batch):
-            calls.append(batch)
-            if len(calls) == 5:
-                raise KeyboardInterrupt
-            return step(state, batch)
-
-        return until_five
-
-    monkeypatch.setattr(train_module, "make_train_step", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train(experiment, tmp_path / "stopped")
-    monkeypatch.setattr(train_module, "make_train_step", whole)
+    interrupted(experiment, tmp_path / "stopped")
     train(experiment, tmp_path / "stopped")
     assert metrics_of(tmp_path / "stopped") == metrics_of(tmp_path / "straight")
     a, b = (restore_params(tmp_path / name / "checkpoints") for name in ("stopped", "straight"))

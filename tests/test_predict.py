@@ -113,6 +113,17 @@ def test_embed(run, opened):
     same(found[0]["embedding"], opened.embed("a cat", "cls", 1, True).tolist())
 
 
+def test_the_dtype_of_the_dots(run, model, opened):
+    """`--dtype` and `load(dtype=)` are the same, near the model's own float32, and not it."""
+    low = load(model, dtype="bfloat16")
+    assert (low.model.encoder.dtype, opened.model.encoder.dtype) == ("bfloat16", "auto")
+    found = np.array([line["embedding"] for line in run("embed", "\n".join(TEXTS), "--dtype", "bfloat16")], np.float32)
+    wanted = opened.embed(TEXTS)
+    np.testing.assert_array_equal(found, low.embed(TEXTS))
+    cosines = np.sum(found * wanted, 1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+    assert np.all(cosines > 0.999) and not np.array_equal(found, wanted)
+
+
 def test_fill_mask(run, opened):
     """Candidates by mask; five, or as many as asked for."""
     texts = ["the [MASK] sat", "[MASK] is [MASK]"]

@@ -5,7 +5,8 @@ a time and then takes longer than reading the examples does: some 10 microsecond
 60 examples. Nothing is kept that grows with the number of examples: a permutation of all numbers of an even number of
 bits, the block cipher Simon (Beaulieu et al. 2013, https://eprint.iacr.org/2013/404) cut to four rounds, is applied to
 a place again and again until it gives the number of an example (cycle walking: Black and Rogaway 2002, Ciphers with
-arbitrary finite domains).
+arbitrary finite domains). `grain.experimental.index_shuffle` is the same for one place, in 3 microseconds and more; of
+sizes such as 65,537 it never gives the last example, and another one twice.
 """
 
 import functools

@@ -13,7 +13,7 @@ import keras_hub
 import numpy as np
 from safetensors.numpy import load_file
 
-from tools.benchmarks.checks import check_loss
+from tools.benchmarks.checks import check_loss, masked_batches
 
 
 class Gradient:
@@ -29,9 +29,7 @@ class Gradient:
     def __init__(self, start: str, batches: str, dtype: str, loss: float):
         self._at, self._key = 0, 0
         self._model = with_heads(start)
-        with np.load(batches) as file:
-            arrays = dict(file)
-        self._batches = [inputs(dict(zip(arrays, batch, strict=True))) for batch in zip(*arrays.values(), strict=True)]
+        self._batches = [inputs(batch) for batch in masked_batches(batches)]
         self._trained = [variable.value for variable in self._model.trainable_variables]
         self._others = [variable.value for variable in self._model.non_trainable_variables]
         first, _ = jax.jit(self._loss, static_argnums=3)(self._trained, self._others, self._batches[0][1], False)

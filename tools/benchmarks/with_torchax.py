@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import transformers
 
-from tools.benchmarks.checks import check_loss
+from tools.benchmarks.checks import check_loss, masked_batches
 
 _overload = torch._ops.OpOverloadPacket.__getattr__
 
@@ -49,9 +49,7 @@ class Gradient:
         self._model = transformers.BertForPreTraining.from_pretrained(
             start, dtype=torch.float32, attn_implementation="sdpa", hidden_act="gelu_pytorch_tanh"
         )
-        with np.load(batches) as file:
-            arrays = dict(file)
-        self._batches = [inputs(dict(zip(arrays, batch, strict=True))) for batch in zip(*arrays.values(), strict=True)]
+        self._batches = [inputs(batch) for batch in masked_batches(batches)]
         self._env = torchax.default_env()
         trained = {name: array.detach().numpy() for name, array in self._model.named_parameters()}
         self._trained = jax.device_put(trained)

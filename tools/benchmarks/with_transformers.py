@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import transformers
 
-from tools.benchmarks.checks import check_loss
+from tools.benchmarks.checks import check_loss, masked_batches
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -54,10 +54,7 @@ class Training:
         self.facts = start_torch(dtype)
         self._dtype, self._at = dtype, 0
         self._model = transformers.BertForPreTraining.from_pretrained(start, **SETTINGS).to(DEVICE)
-        with np.load(batches) as file:
-            arrays = dict(file)
-        batches = [dict(zip(arrays, batch, strict=True)) for batch in zip(*arrays.values(), strict=True)]
-        self._batches = [inputs(batch, trim=not compiled) for batch in batches]
+        self._batches = [inputs(batch, trim=not compiled) for batch in masked_batches(batches)]
         self._model.eval()
         with torch.no_grad():
             check_loss(loss, self._loss(self._batches[0][1]).item(), dtype)
