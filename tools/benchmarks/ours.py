@@ -130,6 +130,7 @@ class Gradient(Training):
 
     def _train(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
         self._at += 1
+        batch = jax.device_put(batch, self._together.batch)  # left to itself, each device would compute all of it
         (loss, gradient), tokens = self._gradient(self._params, np.int32(self._at), batch)
         self._state = gradient
         return {"loss": loss, "tokens": tokens}
