@@ -1,5 +1,6 @@
 # make quickstart   set up .venv, then run the main job on a corpus that needs no download
 # make test         set up .venv, then check style and run the tests
+# make test-faults  set up .venv, then kill, damage, fill and hang real runs, many times over (half an hour)
 # make test-parity  set up .venv with PyTorch, transformers and TensorFlow, then compare with them
 # make lint         check style only
 # make clean        remove what the above made, except for runs/
@@ -10,13 +11,16 @@ BIN := .venv/bin
 # Tests of TF1 checkpoints: in `make test` they are skipped where TensorFlow is not installed.
 WITH_TENSORFLOW := tests/interop/test_google.py tests/test_pretrained.py tests/test_convert_checkpoint.py
 
-.PHONY: quickstart test test-parity lint clean
+.PHONY: quickstart test test-faults test-parity lint clean
 
 quickstart: .venv/installed
 	$(BIN)/python experiments/quickstart.py --workdir runs/quickstart
 
 test: lint
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(PROCESSES)
+
+test-faults: .venv/installed
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/faults -m "faults or not faults" -s
 
 test-parity: .venv/installed-parity
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(PROCESSES) tests/parity $(WITH_TENSORFLOW)

@@ -16,14 +16,15 @@ import jax
 import numpy as np
 import tyro
 
-from bert_jax.data.loader import Source, evaluation_batches
+from bert_jax.data.loader import EvaluationBatches, Source
 from bert_jax.data.packing import Layout, Padding
 from bert_jax.experiment import Experiment
 from bert_jax.pretrained import load_experiment
 from bert_jax.resolve import Resolved, resolve
 from bert_jax.training.optim import BertAdam
+from bert_jax.training.processes import writes
 from bert_jax.training.sharding import MeshShape, Together, parameter_shardings
-from bert_jax.training.step import abstract_parameters, make_evaluate_step
+from bert_jax.training.step import make_evaluate_step
 
 
 def evaluate(
@@ -43,18 +44,19 @@ def evaluate(
         batch_size: examples; the last batch is filled up with rows of weight 0.
         padding: how batches are laid out, which changes nothing.
     """
-    layout = Layout.of(source, padding, together.parts)
+    layout = Layout.of(source, padding, together.parts, together.own_parts)
+    batches = EvaluationBatches(source, batch_size, together.own_examples(batch_size))
     sums: list[dict[str, np.ndarray]] = [{} for _ in range(together.count)]
     predictions: list[dict[str, list[np.ndarray]]] = [{} for _ in range(together.count)]
-    for batch in evaluation_batches(source, batch_size):
-        real = batch["weight"] > 0
-        (batch,) = layout([batch])
-        found = jax.device_get(step(params, seeds, jax.device_put(batch, together.shared_batch)))
+    for i in range(len(batches)):
+        (batch,) = layout.batches([batches], i)
+        found = jax.device_get(step(params, seeds, together.put(batch, together.shared_batch)))
         for run, (metrics, predicted) in enumerate(together.split(found)):
             for name, mean in metrics.items():
                 sums[run][name] = sums[run].get(name, 0) + np.array([mean.total, mean.count], np.float64)
             for name, values in predicted.items():
-                predictions[run].setdefault(name, []).append(_full_rows(values[real], source.max_length))
+                real = len(values) * batches.real(i) // batch_size
+                predictions[run].setdefault(name, []).append(_full_rows(values[:real], source.max_length))
     return [
         (
             {name: float(total / max(count, 1e-12)) for name, (total, count) in of_run.items()},
@@ -83,7 +85,8 @@ def evaluate_all(
         found = evaluate(step, params, numbers if len(seeds) > 1 else numbers[0], source, size, run.together, padding)
         for own, workdir, (means, predictions) in zip(metrics, workdirs, found, strict=True):
             own |= {f"{name}/{metric}": value for metric, value in (means | task.score(predictions, source)).items()}
-            write_rows(workdir / f"predictions-{name}.tsv", task.rows(predictions, source))
+            if writes():
+                write_rows(workdir / f"predictions-{name}.tsv", task.rows(predictions, source))
     return metrics
 
 
@@ -106,7 +109,7 @@ def restore(workdir: Path, checkpoint: Literal["best", "latest"] = "latest") -> 
     """
     experiment = on_these_devices(load_experiment(workdir))
     run = resolve(replace(experiment, init_from=workdir, init_checkpoint=checkpoint, random_weights=False))
-    shardings = parameter_shardings(abstract_parameters(run.learner, run.example_batch), run.mesh)
+    shardings = parameter_shardings(run.abstract, run.mesh)
     return run, make_evaluate_step(run.learner, shardings, run.together), jax.device_put(run.initial, shardings)
 
 

@@ -22,9 +22,11 @@ import tyro
 
 from bert_jax.data.packing import Padding
 from bert_jax.data.workers import cores
+from bert_jax.handover import NewPositions
 from bert_jax.learners.multitask import Multitask
 from bert_jax.nn.dot import ComputeDtype
 from bert_jax.training.optim import BertAdam
+from bert_jax.training.processes import Processes
 from bert_jax.training.sharding import MeshShape
 
 
@@ -44,6 +46,9 @@ class Experiment:
     """passes over the training examples: int(examples / batch_size * epochs) updates (run_classifier.py:843)"""
     batch_size: int = 32
     """examples of the global batch, of which each is a row, or several (multiple choice)"""
+    accumulate: int = 1
+    """micro-batches that the batch is computed in, one after another, where its activations do not fit the memory at
+    once; the result is that of the whole batch"""
     eval_batch_size: int = 256
     """examples of an evaluation batch"""
     padding: Padding = "packed"
@@ -63,6 +68,12 @@ class Experiment:
     reinitialised_layers: int = 0
     """this many of the top layers of `init_from`, and the pooler, start from random weights (Zhang et al. 2021, arXiv
     2006.05987)"""
+    init_optimizer: bool = False
+    """take over the running means and the count of updates of the optimizer of `init_from`, too, a run of this project;
+    the schedule is this run's own (`--optimizer.schedule-start`)"""
+    extend_positions: NewPositions | None = None
+    """where rows are longer than the position table of `init_from`, give it further rows: copied from its first ones,
+    or new ones; an error if not given"""
     dropout: float | None = None
     """of the encoder that comes from `init_from`, on its outputs and its attention; as it was trained if not given"""
     dtype: ComputeDtype | None = None
@@ -79,15 +90,25 @@ class Experiment:
     """steps between evaluations; there is one at the end, too"""
     checkpoint_every: int = 500
     """steps between checkpoints; there is one at the end, too"""
+    stall_seconds: float = 1800.0
+    """end the process, saying where it hangs, when one step, batch of an evaluation, wait for the loader or save takes
+    longer, compilation included; 0: never"""
+    max_skipped_in_a_row: int = 10
+    """an update whose loss or gradient is not finite is skipped; as many in a row end the run"""
     mesh: MeshShape = MeshShape()
     """how devices share the work"""
+    processes: Processes = Processes()
+    """which of them train together"""
 
     def __post_init__(self):
         if self.reinitialised_layers < 0:
             raise ValueError(f"reinitialised_layers must be 0 or more, got {self.reinitialised_layers}")
-        for name in ("seeds", "batch_size", "eval_batch_size", "keep", "log_every", "eval_every", "checkpoint_every"):
+        for name in ("seeds", "batch_size", "accumulate", "eval_batch_size", "keep", "log_every", "eval_every",
+                     "checkpoint_every", "max_skipped_in_a_row"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.stall_seconds < 0:
+            raise ValueError(f"stall_seconds must be 0 or more, got {self.stall_seconds}")
         if (self.steps > 0) == (self.epochs > 0):
             raise ValueError(f"give steps or epochs, one of them: steps is {self.steps}, epochs is {self.epochs}")
         if self.learner.encoder is None and self.init_from is None:
@@ -97,8 +118,9 @@ class Experiment:
                 raise ValueError(
                     f"{name} is for an encoder from init_from; this learner has its own, which says it itself"
                 )
-        if self.reinitialised_layers and (self.init_from is None or self.random_weights):
-            raise ValueError("reinitialised_layers are those of the weights of init_from, of which there are none")
+        for name in ("reinitialised_layers", "init_optimizer", "extend_positions"):
+            if getattr(self, name) and (self.init_from is None or self.random_weights):
+                raise ValueError(f"{name} is for the weights of init_from, of which there are none")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if not 0 <= self.seed <= 2**32 - self.seeds:
@@ -115,11 +137,22 @@ class Experiment:
 ENVIRONMENT_FILE = "environment.jsonl"  # of a workdir: a line a start
 
 # What may change between a run and its continuation: it does not change what is computed.
-FREE_FIELDS = ("mesh", "keep", "log_every", "checkpoint_every", "eval_batch_size")
+FREE_FIELDS = (
+    "mesh", "processes", "task.cache", "task.cache_gigabytes", "accumulate", "keep", "log_every", "checkpoint_every", "eval_batch_size", "stall_seconds",
+    "max_skipped_in_a_row",
+)  # fmt: skip
 
 
 def parse(config: Callable[..., Experiment], args: list[str] | None = None) -> tuple[Path, Experiment]:
-    """Workdir and experiment from the command line; flags override the numbers of `config()`.
+    """Workdir and experiment of a `command_line` that is to train. Raises ValueError for one that is not."""
+    workdir, experiment, find_batch_size = command_line(config, args)
+    if find_batch_size:
+        raise ValueError("--find-batch-size is for an experiment file alone, not for one that is run by another")
+    return workdir, experiment
+
+
+def command_line(config: Callable[..., Experiment], args: list[str] | None = None) -> tuple[Path, Experiment, bool]:
+    """Workdir, experiment, and whether a batch size is asked for; flags override the numbers of `config()`.
 
     Where `config` has parameters of its own, they are flags, too: `experiments/glue.py --task CoLA --folder GLUE ...`.
     """
@@ -135,10 +168,12 @@ def parse(config: Callable[..., Experiment], args: list[str] | None = None) -> t
     class Run:
         workdir: Path
         """folder of the run: a new one, or that of an interrupted run of the same experiment"""
+        find_batch_size: bool = False
+        """do not train, but say which --batch-size and --accumulate fit the memory of the devices"""
         experiment: Annotated[Experiment, tyro.conf.arg(name="")] = dataclasses.field(default_factory=lambda: made)
 
     run = tyro.cli(Run, args=args, description=description)
-    return run.workdir, run.experiment
+    return run.workdir, run.experiment, run.find_batch_size
 
 
 def encode(value: Any) -> Any:
@@ -173,7 +208,8 @@ def decode(value: Any, hint: Any = None) -> Any:
     if isinstance(value, list):
         return tuple(decode(item) for item in value)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return Path(value) if isinstance(value, str) and Path in options else value
+    # Where a text is wanted, too, it may be a URL, of which a Path would drop a slash.
+    return Path(value) if isinstance(value, str) and Path in options and str not in options else value
 
 
 def claim_workdir(workdir: Path, experiment: Experiment) -> None:
@@ -202,7 +238,7 @@ def check_record(path: Path, experiment: Experiment, workdir: Path) -> None:
     differences = [
         line
         for line in _differences(there, encode(experiment), "")
-        if line.split(":")[0].split(".")[0] not in FREE_FIELDS
+        if not {name := line.split(":")[0], name.split(".")[0]} & set(FREE_FIELDS)
     ]
     if differences:
         listing = "\n  ".join(differences)

@@ -14,14 +14,18 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from bert_jax.data.loader import TrainingBatches
 from bert_jax.experiment import ENVIRONMENT_FILE, claim_workdir, write_json
 from bert_jax.pretrained import write_learner
 from bert_jax.resolve import Resolved
 from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.checksums import put_damaged_aside
 from bert_jax.training.health import Health, Stuck, degenerate, is_loss
 from bert_jax.training.log import METRICS_FILE, Logger, read_metrics
 from bert_jax.training.meter import Reading
-from bert_jax.training.step import State, abstract_parameters
+from bert_jax.training.processes import wait_for_all, writes
+from bert_jax.training.step import State
+from bert_jax.training.workdir_lock import WorkdirLock
 
 RESULT_FILE = "result.json"
 SEEDS_FILE = "seeds.json"
@@ -42,26 +46,40 @@ class Members:
     def __init__(self, run: Resolved, workdir: Path, baselines: dict[str, dict[str, float]], signs: Sequence[Stuck]):
         experiment, self._run, self.workdir, self._baselines = run.experiment, run, workdir, baselines
         self.seeds = range(experiment.seed, experiment.seed + experiment.seeds)
-        claim_workdir(workdir, experiment)
         self._alone = len(self.seeds) == 1
         self.workdirs = [workdir if self._alone else workdir / f"seed-{seed}" for seed in self.seeds]
         best = experiment.best_metric or None
-        for seed, folder in zip(self.seeds, self.workdirs, strict=True):
-            claim_workdir(folder, dataclasses.replace(experiment, seed=seed, seeds=1))
-            run.tokenizer.save(folder / "tokenizer")
-            write_learner(folder, run.learner)
-        self.checkpoints = [
-            Checkpoints(
-                folder / "checkpoints",
-                keep=experiment.keep if self._alone else max(2, experiment.keep),  # see `save`
-                best=best,
-                mode="min" if best and is_loss(best) else "max",
-            )
-            for folder in self.workdirs
-        ]
+        self._warnings: list[str] = []
+        with ExitStack() as opening:
+            if writes():
+                self._claim(opening)
+                self._warnings = put_damaged_aside([folder / "checkpoints" for folder in self.workdirs])
+            wait_for_all("workdir")
+            self.checkpoints = [
+                Checkpoints(
+                    folder / "checkpoints",
+                    keep=experiment.keep if self._alone else max(2, experiment.keep),  # see `save`
+                    best=best,
+                    mode="min" if best and is_loss(best) else "max",
+                )
+                for folder in self.workdirs
+            ]
+            self._open = opening.pop_all()
         self._healths = [Health(signs) for _ in self.seeds]
         self._faults: list[str | None] = [None] * len(self.seeds)
-        self._open = ExitStack()
+
+    def _claim(self, opening: ExitStack) -> None:
+        """Makes the workdirs those of the experiment, or finds that they are, and keeps other runs out."""
+        experiment = self._run.experiment
+        claim_workdir(self.workdir, experiment)
+        opening.enter_context(WorkdirLock(self.workdir))
+        claim_workdir(self.workdir, experiment)  # another may have been claiming it at the same time
+        for seed, folder in zip(self.seeds, self.workdirs, strict=True):
+            claim_workdir(folder, dataclasses.replace(experiment, seed=seed, seeds=1))
+            self._run.tokenizer.save(folder / "tokenizer")
+            if not self._alone:
+                opening.enter_context(WorkdirLock(folder))
+            write_learner(folder, self._run.learner)
 
     def start(self, step: int) -> None:
         """Opens the logs of a run that goes on after `step`."""
@@ -72,11 +90,15 @@ class Members:
             for folder in ([] if self._alone else self.workdirs)
         ]
         self._logs = own or [self._log]
+        for warning in self._warnings:
+            self._log.warn(warning)
         for checkpoints in self.checkpoints:
             self._open.enter_context(checkpoints)
+        limit = self._run.experiment.max_skipped_in_a_row
         for i, folder in enumerate(self.workdirs if step else ()):  # what an earlier process has seen
-            lost = (e["step"] for e in read_metrics(folder / METRICS_FILE) if e.get("train/loss", 0.0) is None)
-            self._faults[i] = next((f"loss is not finite, as logged at step {step}" for step in lost), None)
+            lost = (e for e in read_metrics(folder / METRICS_FILE) if e.get("train/skipped_in_a_row", 0) >= limit)
+            said = (f"{limit} updates in a row were skipped, as logged at step {entry['step']}" for entry in lost)
+            self._faults[i] = next(said, None)
 
     def __enter__(self) -> "Members":
         return self
@@ -96,21 +118,37 @@ class Members:
     def trained(self, step: int, readings: Sequence[Reading]) -> None:
         """Logs the metrics of training up to `step`, and warns of what looks wrong.
 
-        Raises FloatingPointError where the one run's loss is no number; of several runs the others go on.
+        Raises FloatingPointError where the one run, or each of several, has skipped too many updates in a row. Raises
+        OSError where the last checkpoint could not be saved.
         """
+        for checkpoints in self.checkpoints:
+            checkpoints.check()
         of_runs = []
         for i, reading in enumerate(readings):
-            if reading.fault and self._alone:
-                raise FloatingPointError(reading.fault)
-            if reading.fault and not self._faults[i]:
-                self._faults[i] = reading.fault
-                self._log.warn(f"seed {self.seeds[i]}: {reading.fault}")
             values = {f"train/{name}": value for name, value in reading.values.items()}
             of_runs.append(values)
-            if not self._faults[i]:
-                for warning in self._healths[i].check(step, values):
-                    self._log.warn(warning if self._alone else f"seed {self.seeds[i]}: {warning}")
+            if self._faults[i]:
+                continue
+            warnings = [reading.skipped] if reading.skipped else []
+            if reading.fault:
+                self._faults[i] = f"{reading.fault}; it is in {self._keep_batch(i, reading.fault.step)}"
+                warnings = [] if self._alone else [self._faults[i]]
+            for warning in [*warnings, *self._healths[i].check(step, values)]:
+                self._log.warn(warning if self._alone else f"seed {self.seeds[i]}: {warning}")
         self._write(step, of_runs)
+        if all(self._faults):
+            raise FloatingPointError(self._faults[0] if self._alone else f"every seed: {'; '.join(self._faults)}")
+
+    def _keep_batch(self, i: int, step: int) -> Path:
+        """Writes the batch of `step` of run i, as it is before masking, for `numpy.load`; returns where."""
+        path = self.workdirs[i] / f"nonfinite-step-{step}.npz"
+        if writes():
+            order = TrainingBatches(self._run.train_source, self._run.experiment.batch_size, self.seeds[i])
+            temporary = path.with_suffix(".tmp")
+            with temporary.open("wb") as file:
+                np.savez(file, **order[step - 1])
+            temporary.rename(path)
+        return path
 
     def evaluated(self, step: int, of_runs: Sequence[Mapping[str, float]]) -> None:
         """Logs the metrics of an evaluation."""
@@ -120,7 +158,9 @@ class Members:
         for log, values in zip(self._logs, of_runs, strict=True):
             log.log(step, values)
         if not self._alone:
-            self._log.log(step, {name: _finite_mean([values[name] for values in of_runs]) for name in of_runs[0]})
+            names = dict.fromkeys(name for values in of_runs for name in values)  # not all have skipped steps
+            means = {name: _finite_mean([values.get(name, 0.0) for values in of_runs]) for name in names}
+            self._log.log(step, means)
 
     def save(self, step: int, state: State, evaluated: Sequence[Mapping[str, float]], split: Any) -> None:
         """Starts to save what each run has; `split(state, i)` is that of run i.
@@ -128,16 +168,22 @@ class Members:
         Before the first of them begins a step, all have finished the one before, and of several runs each keeps two: so
         there is always a step that all have, whenever the process is killed.
         """
-        for checkpoints in self.checkpoints:
-            checkpoints.wait()
+        self.wait()
         for i, checkpoints in enumerate(self.checkpoints):
             own = state if self._alone else split(state, i)
             checkpoints.save(step, own, evaluated[i] if evaluated else None)
 
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk. Raises OSError if that failed."""
+        for checkpoints in self.checkpoints:
+            checkpoints.wait()
+
     def finish(self, results: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Writes `result.json` of each run, and of several the table of them all; returns the means of the metrics."""
+        if not writes():
+            return {name: _finite_mean([values[name] for values in results]) for name in results[0]}
         run, seconds = self._run, seconds_of(self.workdir)
-        leaves = jax.tree.leaves(nn.unbox(abstract_parameters(run.learner, run.example_batch)))
+        leaves = jax.tree.leaves(nn.unbox(run.abstract))
         sizes = {"parameters": sum(leaf.size for leaf in leaves), "seconds": seconds}
         records = [
             write_result(run, folder, seed, values, self._baselines, fault, **sizes)

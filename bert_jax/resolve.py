@@ -11,9 +11,11 @@ from jax.sharding import Mesh
 
 from bert_jax.data.loader import Source, TrainingBatches
 from bert_jax.experiment import Experiment
+from bert_jax.handover import extend_positions, saved_moments
 from bert_jax.learners.multitask import Multitask
 from bert_jax.pretrained import Pretrained, load, load_architecture
 from bert_jax.text.tokenizer import Tokenizer
+from bert_jax.training.accumulation import check_accumulate
 from bert_jax.training.sharding import Together, check_batch_size
 from bert_jax.training.step import abstract_parameters
 
@@ -32,7 +34,9 @@ class Resolved:
         together: the runs that are trained at once, on that mesh.
         steps: updates of the whole run.
         initial: parameters to start from, by top-level name; empty for random weights.
+        moments: of the optimizer to take over (`handover.saved_moments`); empty for a new one.
         example_batch: the first rows of the training data, for shapes.
+        abstract: shapes of the parameters, boxed with their axis letters.
     """
 
     experiment: Experiment
@@ -44,21 +48,34 @@ class Resolved:
     together: Together
     steps: int
     initial: dict[str, Any]
+    moments: dict[str, Any]
     example_batch: dict[str, np.ndarray]
+    abstract: Any
 
 
-def resolve(experiment: Experiment) -> Resolved:
+def resolve(experiment: Experiment, to_come: Pretrained | None = None) -> Resolved:
     """Opens and checks what an experiment names.
+
+    Args:
+        to_come: stands for `init_from`, which is not there yet: shapes, and values that nobody looks at.
 
     Raises ValueError or FileNotFoundError for what does not fit: files, vocabulary, lengths, classes, batch and
     devices, the shapes of the parameters to start from.
     """
+    if experiment.seeds > 1 and jax.process_count() > 1:
+        raise ValueError(
+            f"{experiment.seeds} seeds at once are for one process, and here are {jax.process_count()}: start one run "
+            "per process instead, each with its own --seed and --workdir"
+        )
     mesh = experiment.mesh.build()
     together = Together(mesh, experiment.seeds)
     check_batch_size(experiment.batch_size, together)
+    check_accumulate(experiment.batch_size, experiment.accumulate, together)
     check_batch_size(experiment.eval_batch_size, together)
     start = None
-    if experiment.init_from is not None:
+    if to_come is not None:
+        start = to_come
+    elif experiment.init_from is not None:
         if experiment.random_weights:
             start = load_architecture(experiment.init_from)
         else:
@@ -78,6 +95,9 @@ def resolve(experiment: Experiment) -> Resolved:
     rows = max(tokenizer.vocab_size, start.model.encoder.vocab_size if start else 0)
     learner = task.prepare(learner.for_vocabulary(rows, special_ids))
     source, evaluations = task.train(tokenizer), task.evaluations(tokenizer)
+    if experiment.extend_positions:
+        longest = max(data.max_length for data in (source, *evaluations.values()))
+        start, learner = _with_positions(start, learner, longest, experiment)
     for name, data in ({"train": source} | evaluations).items():
         if data.max_length > learner.encoder.max_length:
             raise ValueError(
@@ -87,14 +107,31 @@ def resolve(experiment: Experiment) -> Resolved:
     steps = experiment.total_steps(len(source))
     experiment.optimizer.schedule(steps)  # raises where the warm-up does not fit
     batch = TrainingBatches(source, experiment.batch_size, experiment.seed)[0]
-    _check_best_metric(experiment.best_metric, task.metric_names, learner, evaluations, batch)
+    abstract = abstract_parameters(learner, batch)  # once, for all who need it: a trace takes a while
+    _check_best_metric(experiment.best_metric, task.metric_names, learner, evaluations, batch, abstract)
     _check_heads(learner, start)
-    initial = _initial(learner, start, batch)
+    initial = _initial(start, abstract)
+    moments = {}
+    if experiment.init_optimizer and to_come is None:
+        moments = saved_moments(experiment.init_from, experiment.init_checkpoint)
     frozen = getattr(experiment.optimizer, "frozen_layers", None) or 0
     for name, asked in (("reinitialised_layers", experiment.reinitialised_layers), ("frozen_layers", frozen)):
         if asked > learner.encoder.num_layers:
             raise ValueError(f"{name} {asked}, but the encoder has only {learner.encoder.num_layers} layers")
-    return Resolved(experiment, learner, tokenizer, source, evaluations, mesh, together, steps, initial, batch)
+    return Resolved(
+        experiment, learner, tokenizer, source, evaluations, mesh, together, steps, initial, moments, batch, abstract
+    )
+
+
+def _with_positions(
+    start: Pretrained, learner: Multitask, longest: int, experiment: Experiment
+) -> tuple[Pretrained, Multitask]:
+    """Both with a position table for rows of `longest` at least."""
+    rows = max(longest, learner.encoder.max_length, start.model.encoder.max_length)
+    stddev, how = learner.encoder.init_stddev, experiment.extend_positions
+    params = extend_positions(start.params, rows, how, stddev, experiment.seed)
+    encoder = learner.encoder.clone(max_length=rows)
+    return dataclasses.replace(start, params=params), learner.clone(encoder=encoder)
 
 
 def _tokenizer(experiment: Experiment, start: Pretrained | None) -> Tokenizer:
@@ -113,7 +150,12 @@ def _tokenizer(experiment: Experiment, start: Pretrained | None) -> Tokenizer:
 
 
 def _check_best_metric(
-    best: str, scores: tuple[str, ...], learner: nn.Module, evaluations: dict[str, Source], batch: dict
+    best: str,
+    scores: tuple[str, ...],
+    learner: nn.Module,
+    evaluations: dict[str, Source],
+    batch: dict[str, np.ndarray],
+    abstract: Any,
 ) -> None:
     """Raises ValueError for a metric that no evaluation has: it would be missed only when the first one is over."""
     if not best:
@@ -122,7 +164,7 @@ def _check_best_metric(
     def metrics(params, batch):
         return learner.apply({"params": params}, learner.corrupt(jax.random.key(0), 0, batch), False)
 
-    names = jax.eval_shape(metrics, nn.unbox(abstract_parameters(learner, batch)), batch)
+    names = jax.eval_shape(metrics, nn.unbox(abstract), batch)
     names = [f"{source}/{name}" for source in evaluations for name in (*names, *scores)]
     if best not in names:
         raise ValueError(f"best_metric {best!r} is none of the metrics of an evaluation: {', '.join(names)}")
@@ -141,11 +183,11 @@ def _check_heads(learner: Multitask, start: Pretrained | None) -> None:
                 )
 
 
-def _initial(learner: nn.Module, start: Pretrained | None, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+def _initial(start: Pretrained | None, abstract: Any) -> dict[str, Any]:
     """The parts of the checkpoint's parameters that the learner has, by top-level name; all shapes must agree."""
     if start is None or start.params is None:
         return {}
-    wanted = nn.unbox(abstract_parameters(learner, batch))
+    wanted = nn.unbox(abstract)
     parts = {name: start.params[name] for name in wanted if name in start.params}
     have, want = (
         {

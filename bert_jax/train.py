@@ -11,31 +11,36 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bert_jax.batch_size import find_batch_size
 from bert_jax.data.loader import TrainingBatches, stream
 from bert_jax.data.packing import Layout
 from bert_jax.data.workers import cores
 from bert_jax.evaluate import evaluate_all
-from bert_jax.experiment import Experiment, parse, write_environment
+from bert_jax.experiment import Experiment, command_line, write_environment
+from bert_jax.handover import with_moments
 from bert_jax.members import Members
 from bert_jax.nn.dot import compute_dtype
 from bert_jax.resolve import Resolved, resolve
+from bert_jax.training.accumulation import groups
 from bert_jax.training.compilation_cache import keep_compiled
 from bert_jax.training.cpu_devices import split_cores
 from bert_jax.training.curves import plot_curves
 from bert_jax.training.flops import dot_flops, peak_flops
 from bert_jax.training.health import Stuck
 from bert_jax.training.log import METRICS_FILE
+from bert_jax.training.memory import device_bytes, estimate, readable
 from bert_jax.training.meter import Meter
+from bert_jax.training.processes import writes
 from bert_jax.training.sharding import MeshShape, Together
 from bert_jax.training.step import (
     State,
-    abstract_parameters,
     make_evaluate_step,
     make_init,
     make_train_step,
     state_shardings,
 )
 from bert_jax.training.stop import StopSignal
+from bert_jax.training.watchdog import Watchdog
 from bert_jax.training.work_memory import keep_work_memory
 
 # Exit status of a run that was asked to stop (SIGTERM) and can be continued: EX_TEMPFAIL of sysexits.h.
@@ -48,9 +53,14 @@ def main(config: Callable[..., Experiment]) -> None:
     Bad input ends with one line; `python -X dev` shows where it was found.
     """
     try:
-        workdir, experiment = parse(config)
-        if experiment.mesh == MeshShape():
+        workdir, experiment, finding = command_line(config)
+        joined = experiment.processes.join()
+        if experiment.mesh == MeshShape() and not joined:
             split_cores(cores(), experiment.seeds, experiment.batch_size, experiment.eval_batch_size)
+        if finding:
+            for line in find_batch_size(experiment):
+                print(line, flush=True)
+            return
         train(experiment, workdir)
     except (ValueError, OSError, FloatingPointError) as error:
         if sys.flags.dev_mode:
@@ -63,7 +73,8 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
     seeds their means.
 
     Raises ValueError and FileNotFoundError for bad input before anything is compiled or written, FloatingPointError
-    where the loss is no number, and SystemExit(75) after SIGTERM, with everything saved.
+    where loss or gradient were no number too often in a row, and SystemExit(75) after SIGTERM, with everything saved.
+    A run that hangs ends the process (`training.watchdog`).
     """
     # ---- data, model, optimizer: what can be wrong is found here -----------------------------------------------------
     keep_work_memory()
@@ -71,38 +82,44 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
     run = resolve(experiment)
     experiment, learner, together, total = run.experiment, run.learner, run.together, run.steps
     optimizer, schedule = experiment.optimizer.build(total), experiment.optimizer.schedule(total)
-    alone = state_shardings(learner, optimizer, run.example_batch, run.mesh)
+    alone = state_shardings(learner, optimizer, run.example_batch, run.mesh, run.abstract)
     shardings = together.own(alone)
     baselines = {name: experiment.task.baselines(run.train_source, data) for name, data in run.evaluations.items()}
-    with Members(run, workdir, baselines, stuck_signs(baselines, total)) as members, StopSignal() as stop:
-        write_environment(workdir)
+    with (
+        Watchdog(experiment.stall_seconds) as watchdog,
+        Members(run, workdir, baselines, stuck_signs(baselines, total)) as members,
+        StopSignal() as stop,
+    ):
+        if writes():
+            write_environment(workdir)
 
         # ---- state: the latest checkpoint, or new --------------------------------------------------------------------
         state = starting_state(run, optimizer, shardings, alone, members)
         start = members.latest_step or 0
 
         # ---- the steps -----------------------------------------------------------------------------------------------
-        train_step = make_train_step(learner, optimizer, shardings, together)
-        evaluate_step = make_evaluate_step(learner, shardings.params, together)
+        train_step = make_train_step(learner, optimizer, shardings, together, experiment.accumulate)
+        evaluate_step = watchdog.each("an evaluation batch", make_evaluate_step(learner, shardings.params, together))
         one_of = jax.jit(lambda state, i: jax.tree.map(lambda leaf: leaf[i], state), out_shardings=alone)
-        orders = [TrainingBatches(run.train_source, experiment.batch_size, seed) for seed in members.seeds]
-        layout = Layout.of(run.train_source, experiment.padding, together.parts)
+        own = together.own_examples(experiment.batch_size)
+        orders = [TrainingBatches(run.train_source, experiment.batch_size, seed, own) for seed in members.seeds]
+        layout = Layout.of(run.train_source, experiment.padding, *groups(together, experiment.accumulate))
         flops, peak = speed_limit(run)
-        meter = Meter(together, schedule, experiment.batch_size, peak)
+        meter = Meter(together, schedule, experiment.batch_size, peak, experiment.max_skipped_in_a_row)
         results: list[dict[str, float]] = []
         members.start(start)
-        for line in describe(run, baselines, start):
+        for line in [*describe(run, baselines, start), expected_memory(run, optimizer, alone)]:
             members.message(line)
         if experiment.eval_first and start == 0:
             members.evaluated(0, evaluate_all(run, evaluate_step, state.params, members.seeds, members.workdirs))
             meter.restart()
-        batches = stream(lambda step: together.stack(layout([order[step] for order in orders])), start, total)
-        for step, batch in enumerate(batches, start + 1):
-            state, metrics = train_step(state, jax.device_put(batch, together.batch))
+        batches = stream(lambda step: together.stack(layout.batches(orders, step)), start, total)
+        for step, batch in watchdog.steps(batches, start):
+            state, metrics = train_step(state, together.put(batch, together.batch))
             meter.add(metrics, flops(batch))
             last, evaluated = step == total, []
-            stopping = stop.requested  # asked once: a step is logged and saved, or it is not the last
-            if last or stopping or step % experiment.log_every == 0:
+            stopping = stop.after(step)  # asked once: a step is logged and saved, or it is not the last
+            if last or stopping or meter.stuck or step % experiment.log_every == 0:
                 members.trained(step, meter.read(step))
                 meter.restart()  # the first one opens TensorBoard's files, which takes seconds where torch is installed
             if last or step % experiment.eval_every == 0:
@@ -111,13 +128,15 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
                 members.evaluated(step, evaluated)
                 meter.restart()
             if last or stopping or evaluated or step % experiment.checkpoint_every == 0:
+                watchdog.doing(f"saving the checkpoint of step {step}")
                 members.save(step, state, evaluated, one_of)
             if stopping and not last:
+                members.wait()
                 members.message(f"stopped after step {step} and saved; the same command continues")
                 raise SystemExit(STOPPED)
         results = results or evaluate_all(run, evaluate_step, state.params, members.seeds, members.workdirs)
         means = members.finish(results)
-    if start < total:
+    if start < total and writes():
         limits = next(iter(baselines.values()), None)
         plot_curves({workdir.name: workdir / METRICS_FILE}, workdir / "curves.png", baselines=limits)
     return means
@@ -142,6 +161,8 @@ def starting_state(
         if run.experiment.reinitialised_layers and "encoder" in given:
             layers, axis = run.experiment.reinitialised_layers, int(together.count > 1)
             given["encoder"] = reinitialised(state.params["encoder"], given["encoder"], layers, axis)
+        if run.moments:
+            state = state.replace(opt_state=with_moments(state.opt_state, run.moments))
         return state.replace(params=state.params | given)
     abstract = jax.eval_shape(
         make_init(run.learner, optimizer, alone, Together(run.mesh)), np.uint32(0), run.example_batch
@@ -168,9 +189,10 @@ def reinitialised(new: Any, given: Any, layers: int, axis: int) -> Any:
 
 
 def speed_limit(run: Resolved) -> tuple[Callable[[dict[str, np.ndarray]], float], float]:
-    """Flop of a training step of one run, as a function of the batch (three times the dots that the forward pass has in
-    its shape), and the peak flop/s of the devices together."""
-    abstract = nn.unbox(abstract_parameters(run.learner, run.example_batch))
+    """Flop of a training step of one run, as a function of the rows of it that this process has (three times the dots
+    that the forward pass has in their shape, and as much for the others), and the peak flop/s of the devices together.
+    """
+    abstract = nn.unbox(run.abstract)
 
     def forward(params, batch):
         batch = run.learner.corrupt(jax.random.key(0), 0, batch)
@@ -178,16 +200,31 @@ def speed_limit(run: Resolved) -> tuple[Callable[[dict[str, np.ndarray]], float]
 
     dtype = compute_dtype(run.learner.encoder.dtype)
     peak = jax.device_count() * peak_flops(jax.devices()[0], dtype)
+    processes = 1 if run.together.own_parts is None else run.together.parts / len(run.together.own_parts)
     counted: dict[Any, float] = {}
 
     def flops(batch):
         of_run = {name: x[0] if run.together.count > 1 else x for name, x in batch.items()}
         shape = tuple(sorted((name, x.shape) for name, x in of_run.items()))
         if shape not in counted:
-            counted[shape] = 3.0 * dot_flops(forward, abstract, of_run)
+            counted[shape] = 3.0 * processes * dot_flops(forward, abstract, of_run)
         return counted[shape]
 
     return flops, peak
+
+
+def expected_memory(run: Resolved, optimizer: optax.GradientTransformation, alone: State) -> str:
+    """What a step will need of each device's memory, said before it is compiled; `alone` are the shardings of a run."""
+    experiment, together = run.experiment, run.together
+    layout = Layout.of(run.train_source, experiment.padding, groups(together, experiment.accumulate)[0])
+    (batch,) = layout([run.example_batch])
+    needed = estimate(run.learner, optimizer, nn.unbox(run.abstract), alone, batch, together, experiment.accumulate)
+    there = device_bytes()
+    line = f"a step needs about {readable(needed.total)}" + (f" of {readable(there)}" if there else "")
+    line += f" on each device: {needed}"
+    if there and needed.total > there:
+        line += "; this is more than there is, and --find-batch-size says what fits"
+    return line
 
 
 def stuck_signs(baselines: dict[str, dict[str, float]], steps: int) -> list[Stuck]:
@@ -204,13 +241,14 @@ def stuck_signs(baselines: dict[str, dict[str, float]], steps: int) -> list[Stuc
 def describe(run: Resolved, baselines: dict[str, dict[str, float]], start: int) -> list[str]:
     """What is about to happen, for the reader of the log."""
     experiment, encoder = run.experiment, run.learner.encoder
-    shapes = jax.tree.leaves(nn.unbox(abstract_parameters(run.learner, run.example_batch)))
+    shapes = jax.tree.leaves(nn.unbox(run.abstract))
     held_out = ", ".join(f"{len(source):,} in {name}" for name, source in run.evaluations.items())
     lines = [
         f"{sum(x.size for x in shapes):,} parameters, dots in {compute_dtype(encoder.dtype)}, "
         f"vocabulary of {encoder.vocab_size:,}",
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh "
-        + " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items()),
+        + " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
+        + (f", {jax.process_count()} processes" if jax.process_count() > 1 else ""),
         f"{len(run.train_source):,} training examples ({held_out}); {run.steps:,} steps of {experiment.batch_size}"
         + (f", {experiment.seeds} seeds at once" if experiment.seeds > 1 else ""),
     ]
@@ -218,6 +256,8 @@ def describe(run: Resolved, baselines: dict[str, dict[str, float]], start: int) 
         top = experiment.reinitialised_layers
         but = f", but for the pooler and the top {top} layers" if top else ""
         lines.append(f"{', '.join(run.initial)} from {experiment.init_from}{but}; everything else is new")
+    if run.moments:
+        lines.append(f"moments of the optimizer from there, after {int(run.moments['count']):,} updates")
     if start:
         lines.append(f"continues after step {start:,}")
     else:

@@ -20,8 +20,10 @@ LAYERS = (
     {"data", "models", "objectives", "learners"},
     {"tasks", "interop", "inference", "training"},
     {
+        "handover",
         "experiment",
         "resolve",
+        "batch_size",
         "pretrained",
         "vocabulary",
         "evaluate",
@@ -29,6 +31,7 @@ LAYERS = (
         "members",
         "train",
         "matrix",
+        "phases",
         "report",
     },
     {"experiments", "tools", "tests"},

@@ -209,34 +209,46 @@ def test_a_run_that_learned_nothing_is_named(fine_tuning, tmp_path, capsys):
 
 
 def test_a_run_that_diverged_does_not_stop_the_others(fine_tuning, tmp_path, monkeypatch):
-    """It is named with its step, also after a second start; its metrics are null, the others' stay."""
+    """It is named with its steps, also after a second start, and its batch is saved; its metrics are null, the others'
+    stay. Where none is left, training ends."""
     whole = train_module.make_train_step
 
-    def poisoned(*args):
-        step = whole(*args)
+    def poisoned(runs):
+        def make_train_step(*args):
+            step = whole(*args)
 
-        def first_is_nan(state, batch):
-            state, (metrics, scalars) = step(state, batch)
-            state = state.replace(params=jax.tree.map(lambda x: x.at[0].set(math.nan), state.params))
-            return state, (metrics, scalars | {"loss": scalars["loss"].at[0].set(math.nan)})
+            def with_nan(state, batch):
+                state, seen = step(state, batch)
+                return state.replace(params=jax.tree.map(lambda x: x.at[runs].set(math.nan), state.params)), seen
 
-        return first_is_nan
+            return with_nan
 
-    monkeypatch.setattr(train_module, "make_train_step", poisoned)
-    experiment = dataclasses.replace(fine_tuning, log_every=1, best_metric="valid/classify/loss")
+        monkeypatch.setattr(train_module, "make_train_step", make_train_step)
+
+    poisoned(0)
+    experiment = dataclasses.replace(
+        fine_tuning, log_every=1, best_metric="valid/classify/loss", max_skipped_in_a_row=2
+    )
     means = train(experiment, tmp_path / "w")
     first, second = (json.loads((tmp_path / f"w/seed-{seed}/result.json").read_text()) for seed in (12345, 12346))
-    assert first["degenerate"].startswith("loss is nan at step 1")
+    assert first["degenerate"].startswith("loss is nan at step 2, and the updates of 2 steps in a row, to step 3,")
     assert not (second["degenerate"] or "").startswith("loss")
-    assert metrics(tmp_path / "w/seed-12345")[1, "train/loss"] is None
-    assert metrics(tmp_path / "w")[1, "train/loss"] == metrics(tmp_path / "w/seed-12346")[1, "train/loss"]
+    assert [path.parent.name for path in tmp_path.glob("w/**/nonfinite-step-3.npz")] == ["seed-12345"]
+    assert metrics(tmp_path / "w/seed-12345")[2, "train/loss"] is None
+    assert metrics(tmp_path / "w/seed-12345")[2, "train/skipped"] == 1
+    assert metrics(tmp_path / "w")[2, "train/loss"] == metrics(tmp_path / "w/seed-12346")[2, "train/loss"]
     assert first["metrics"]["valid/classify/loss"] is None and first["best"] is None
     assert means["valid/classify/loss"] == second["metrics"]["valid/classify/loss"]
     assert second["best"]["valid/classify/loss"] <= second["metrics"]["valid/classify/loss"]
     monkeypatch.setattr(train_module, "make_train_step", whole)
     train(experiment, tmp_path / "w")
     first = json.loads((tmp_path / "w/seed-12345/result.json").read_text())
-    assert first["degenerate"] == "loss is not finite, as logged at step 1"
+    assert first["degenerate"] == "2 updates in a row were skipped, as logged at step 3"
+    poisoned(slice(None))
+    with pytest.raises(
+        FloatingPointError, match=r"every seed: loss is nan at step 2, (.|\n)*; loss is nan at step 2, "
+    ):
+        train(experiment, tmp_path / "all")
 
 
 def test_a_seed_of_several_is_evaluated_again(fine_tuning, alone, tmp_path, capsys):

@@ -147,7 +147,7 @@ def test_saved_and_opened(model, tmp_path, layout):
 def test_learner_of_a_run_is_kept(tmp_path):
     """In its own layout everything is kept: labels, settings of the objectives, precision, weights of the losses."""
     p = random_model({"mlm": Mlm(max_predictions=3, tied=False), "classify": Classify(3, labels=LABELS)})
-    encoder = p.model.encoder.clone(dtype="bfloat16", remat=True)
+    encoder = p.model.encoder.clone(dtype="bfloat16", remat="dots")
     p = dataclasses.replace(p, model=p.model.clone(encoder=encoder, weights={"mlm": 0.5, "classify": 2.0}))
     p.save(tmp_path / "whole", format="bert_jax")
     again = load(tmp_path / "whole")

@@ -157,16 +157,18 @@ def fine_tune(run: Resolved, seed: int, folder: Path, dtype: str) -> None:
     numbers = itertools.islice(order(len(run.train_source), experiment.batch_size, seed), total)
     steps = train_steps(model, head, map(run.train_source.read, numbers), total, optimizer, dtype)
     evaluate = evaluate_step(model, name, head, dtype)
-    meter, fault = Meter(run.together, optimizer.schedule(total), experiment.batch_size, 1.0), None
+    limit = experiment.max_skipped_in_a_row  # here no update is skipped, but a run that diverged is known by as many
+    meter, fault = Meter(run.together, optimizer.schedule(total), experiment.batch_size, 1.0, limit), None
     found: dict[str, float] = {}
     with Logger(folder, total) as log:
         for step, (loss, norm, tokens) in enumerate(steps, 1):
             of_head = {f"{name}/loss": Mean(loss, 1.0)}
-            meter.add((of_head, {"loss": loss, "gradient_norm": norm, "tokens": tokens}), flops=0.0)
+            scalars = {"loss": loss, "gradient_norm": norm, "tokens": tokens}
+            meter.add((of_head, scalars | {"skipped": not np.isfinite([loss, norm]).all()}), flops=0.0)
             if step == total or step % experiment.log_every == 0:
                 (reading,) = meter.read(step)
                 log.log(step, {f"train/{key}": value for key, value in reading.values.items() if key != "mfu"})
-                fault = fault or reading.fault
+                fault = fault or (reading.fault and str(reading.fault))
             if step == total or step % experiment.eval_every == 0:
                 meter.pause()
                 (found,) = evaluate_all(run, evaluate, None, [seed], [folder])

@@ -9,6 +9,7 @@ same input and seed give the same bytes with any number of workers. It ends with
 
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ from bert_jax.data.card import card_table
 from bert_jax.data.corpus import TRAIN, VALID, CorpusConfig, build_corpus
 from bert_jax.data.documents import Format, TextFiles, TfdsText
 from bert_jax.data.tfds import PREFIX
+from bert_jax.data.workers import InOrder, WorkerDied
 from bert_jax.text import tokenizer as tokenizers
 
 
@@ -38,6 +40,9 @@ class Arguments:
     valid: tuple[str, ...] = ()  # held-out text files, or one TFDS name, instead of --valid-fraction
     config: Annotated[CorpusConfig, tyro.conf.arg(name="")] = field(default_factory=CorpusConfig)
     workers: int | None = None  # processes; all cores if not given; the result does not depend on it
+    beam: tuple[str, ...] | None = None
+    """hand the work to Apache Beam, with these options of its pipeline: --beam runner=FlinkRunner parallelism=64. All
+    machines must see the files and the folder of --output under these paths. The result is the same"""
     tfds_split: str = "train"  # split of a TFDS data set
     tfds_valid_split: str = "validation"  # split of a TFDS data set given to --valid
     tfds_field: str | None = None  # feature that holds the text, if there are several
@@ -53,12 +58,22 @@ def source(names: tuple[str, ...], split: str, arguments: Arguments) -> TextFile
     return TfdsText(names[0].removeprefix(PREFIX), split, arguments.tfds_field, arguments.tfds_dir)
 
 
+def on_beam(options: tuple[str, ...]) -> Callable[[Path], InOrder]:
+    """Beam with the options of its pipeline, given without their dashes."""
+    try:
+        from bert_jax.data import beam  # here, since it is an extra
+    except ImportError as error:
+        raise ValueError(f"--beam needs Apache Beam: pip install 'bert_jax[beam]' ({error})") from error
+    return beam.on_beam([f"--{option}" for option in options])
+
+
 def prepare(arguments: Arguments, console: Console) -> None:
     """Builds the corpus with a progress line and prints its card."""
     train = source(arguments.files, arguments.tfds_split, arguments)
     valid = source(arguments.valid, arguments.tfds_valid_split, arguments) if arguments.valid else None
     tokenizer = tokenizers.load(arguments.tokenizer)
     inputs = {TRAIN: train.describe()} | ({VALID: valid.describe()} if valid else {})
+    distribute = None if arguments.beam is None else on_beam(arguments.beam)
     columns = SpinnerColumn(), TextColumn("{task.description:8}"), BarColumn(), TextColumn("{task.fields[rate]}")
     with Progress(*columns, TimeElapsedColumn(), console=console) as bars:
         tasks = {"reading": bars.add_task("reading", total=None, rate="")}
@@ -81,6 +96,7 @@ def prepare(arguments: Arguments, console: Console) -> None:
             valid=valid,
             inputs=inputs,
             workers=arguments.workers,
+            distribute=distribute,
             progress=show,
         )
     console.print(card_table(card))
@@ -88,13 +104,16 @@ def prepare(arguments: Arguments, console: Console) -> None:
 
 
 def main() -> int:
-    """Runs the command line; exit code 2 means that the input was wrong, and says what to do."""
+    """Runs the command line; exit code 2 means that the input was wrong, 1 that a worker died; it says what to do."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary files are removed
     try:
         prepare(tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,)), Console())
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         print(f"prepare_corpus: {error}", file=sys.stderr)
         return 2
+    except WorkerDied as error:
+        print(f"prepare_corpus: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -1,25 +1,31 @@
 """The corpus card: what a corpus consists of, what looks wrong with it, and both as a table."""
 
+import json
+import re
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+# Of a file: a card can come from elsewhere, and must not point out of its folder.
+PLAIN_NAME = re.compile(r"\w[\w.-]*")
 
 MANY_UNKNOWN = 0.10  # a matching WordPiece vocabulary leaves well under 1 % of English or Chinese text unknown
 MANY_SINGLE_SENTENCES = 0.50  # of the documents
 UNEVEN_LABELS = 0.95  # share of one label; the original's rules give 0.5 to 0.7 on prose
 
 
-def split_card(counts: Mapping[str, int], max_seq_length: int, shards: list[dict]) -> dict:
+def split_card(counts: Mapping[str, int], max_seq_length: int) -> dict:
     """The card of one split from its summed counts.
 
     Args:
       counts: documents, sentences, tokens, text_bytes, unknown, single_sentence (documents with one sentence),
         instances, random_next, same_document, truncated, short, length (real tokens of all instances).
       max_seq_length: tokens of a padded row.
-      shards: name and instances of each file.
     """
     c = Counter(counts)
     instances, documents = c["instances"], c["documents"]
@@ -38,8 +44,49 @@ def split_card(counts: Mapping[str, int], max_seq_length: int, shards: list[dict
         "short": c["short"] / instances,
         "mean_length": c["length"] / instances,
         "padding": 1 - c["length"] / (instances * max_seq_length),
-        "shards": shards,
     }
+
+
+def read_card(file: Path, name: str) -> dict:
+    """The card of a corpus, with what is needed to read it checked.
+
+    Args:
+      file: where it is.
+      name: how it is called in messages.
+
+    Raises ValueError for what is no card of a corpus.
+    """
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is damaged: it is not JSON ({error})") from None
+    fault = _fault(card)
+    if fault:
+        raise ValueError(f"{name} is damaged, or no card of a corpus: {fault}")
+    return card
+
+
+def _fault(card: Any) -> str:
+    """What a card lacks that reading its corpus needs; "" if nothing."""
+    if not isinstance(card, dict) or not isinstance(card.get("splits"), dict):
+        return "it has no splits"
+    for name, least in (("max_seq_length", 1), ("vocab_size", 1), ("pad_id", 0)):
+        if type(card.get(name)) is not int or not least <= card[name] < 1 << 31:
+            return f"{name} is {card.get(name)!r}"
+    if card.get("dtype") not in ("uint16", "uint32"):
+        return f"dtype is {card.get('dtype')!r}"
+    for split, held in card["splits"].items():
+        if not isinstance(held, dict) or not isinstance(held.get("shards"), list) or not held["shards"]:
+            return f"split {split!r} has no shards"
+        for shard in held["shards"]:
+            if not isinstance(shard, dict) or type(shard.get("instances")) is not int or shard["instances"] < 0:
+                return f"a shard of {split!r} has no number of instances"
+            if type(shard.get("bytes", 0)) is not int:
+                return f"a shard of {split!r} has {shard['bytes']!r} bytes"
+        for file in (*(shard.get("file") for shard in held["shards"]), held.get("lengths", "lengths")):
+            if not isinstance(file, str) or not PLAIN_NAME.fullmatch(file):
+                return f"{file!r} is no name of a file in its folder"
+    return ""
 
 
 def find_warnings(split: str, card: Mapping) -> list[str]:

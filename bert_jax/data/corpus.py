@@ -2,68 +2,63 @@
 
 A corpus folder holds `card.json`, `tokenizer/` and ArrayRecord shards `train-00000-of-0000N.array_record` (and
 `valid-...`). A record is little-endian: uint16 pair label, uint16 length of segment A with its [CLS] and [SEP], then
-the ids of `[CLS] A [SEP] B [SEP]` in the card's dtype. The card is written last and the folder appears by one rename,
-so a folder with a card is a finished corpus.
+the ids of `[CLS] A [SEP] B [SEP]` in the card's dtype. `train-lengths.bin` holds the tokens of each instance, uint16,
+so that the lengths of a batch are known without its records. The card is written last and the folder appears by one
+rename, so a folder with a card is a finished corpus.
 """
 
+import contextlib
 import json
 import shutil
 import tempfile
+import threading
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader
 
-from bert_jax.data.card import find_warnings, split_card
+from bert_jax.data.card import find_warnings, read_card, split_card
 from bert_jax.data.documents import Document, as_document
-from bert_jax.data.instances import HEADER_BYTES, SHORTEST_SEQUENCE, document_random
-from bert_jax.data.store import TokenStore, TokenStoreWriter, token_dtype
-from bert_jax.data.workers import InOrder, Shard, cores, in_order, shard_ranges, tokenize, worker_pool, write_shard
+from bert_jax.data.instances import HEADER_BYTES, SHORTEST_SEQUENCE
+from bert_jax.data.shards import Shards
+from bert_jax.data.stages import (
+    AS_THE_ORIGINAL,
+    TOKENIZER,
+    TRAIN,
+    VALID,
+    CorpusConfig,
+    Divisible,
+    Progress,
+    split_by_document,
+    tokenize_all,
+    tokenize_parts,
+    write_all,
+)
+from bert_jax.data.storage import LocalFolder, RemoteFolder, is_url
+from bert_jax.data.store import token_dtype
+from bert_jax.data.workers import InOrder, cores, in_order, worker_pool
 from bert_jax.text import tokenizer as tokenizers
 
-CARD, TOKENIZER = "card.json", "tokenizer"
-TRAIN, VALID = "train", "valid"
-CHUNK_CHARACTERS = 1 << 18  # text handed to a worker at once: large against its overhead, small against memory
-
-Progress = Callable[[str, int, int | None], None]  # stage ("reading" | "writing"), done, total or None if not known
-
-
-@dataclass(frozen=True)
-class CorpusConfig:
-    """How documents become instances. The defaults are the original's (create_pretraining_data.py:44-66)."""
-
-    max_seq_length: int = 128  # tokens of an instance, with [CLS] and both [SEP]
-    dupe_factor: int = 10  # times the whole text is made into instances, with new draws each time
-    short_seq_prob: float = 0.1  # chance that a document is made into instances of a shorter length
-    seed: int = 12345  # of all draws: held-out documents, splits, random next sentences, truncation
-    valid_fraction: float = 0.0  # chance of each document to be held out as the valid split
-    language: str = "en"  # of the text, for sentence splitting
-
-    def __post_init__(self) -> None:
-        if not SHORTEST_SEQUENCE <= self.max_seq_length < 1 << 16:
-            raise ValueError(f"max_seq_length {self.max_seq_length}: must be {SHORTEST_SEQUENCE} to 65535 tokens")
-        if self.dupe_factor < 1:
-            raise ValueError(f"dupe_factor {self.dupe_factor}: must be at least 1")
-        if not 0 <= self.short_seq_prob <= 1:
-            raise ValueError(f"short_seq_prob {self.short_seq_prob}: must be between 0 and 1")
-        if not 0 <= self.valid_fraction < 1:
-            raise ValueError(f"valid_fraction {self.valid_fraction}: must be at least 0 and less than 1")
+CARD = "card.json"
+REPLACEMENTS = 50  # drawn for one damaged instance before the corpus is given up
+WARN_ALWAYS = 10  # damaged instances, after which only powers of two are told
 
 
 def build_corpus(
     documents: Iterable[Document | str | Sequence[str]],
     tokenizer: tokenizers.Tokenizer,
     output: str | Path,
-    config: CorpusConfig = CorpusConfig(),
+    config: CorpusConfig = AS_THE_ORIGINAL,
     *,
     valid: Iterable[Document | str | Sequence[str]] | None = None,
     inputs: Mapping[str, list[dict]] | None = None,
     workers: int | None = None,
+    distribute: Callable[[Path], InOrder] | None = None,
     progress: Progress | None = None,
 ) -> dict:
     """Builds the corpus folder `output` and returns its card.
@@ -82,11 +77,14 @@ def build_corpus(
       valid: documents of their own for the held-out split; otherwise `config.valid_fraction` draws it from `documents`.
       inputs: per split, what the card says of where the documents came from (`TextFiles.describe()`).
       workers: processes; None takes all cores, 1 stays in this process.
+      distribute: gives the work to other machines (`data.beam`), which must see the folder `output` is in, and which
+        read the documents themselves: `TextFiles` or `TfdsText`. The bytes are the same.
       progress: called with text bytes while "reading", then with tokens while "writing".
 
     Raises:
       FileExistsError: `output` exists.
       ValueError: a split without text; both ways to hold out; a held-out file that is a training file too.
+      WorkerDied: a worker process was killed.
     """
     output, workers = Path(output), workers or cores()
     if output.exists():
@@ -102,23 +100,46 @@ def build_corpus(
         finished = work / "corpus"
         finished.mkdir()
         tokenizer.save(finished / TOKENIZER)
-        with worker_pool(workers) as pool:
-            run = partial(in_order, pool, 2 * workers)
-            chunks = _chunks(_split_by_document(documents, valid, config))
-            counts = _tokenize_all(chunks, tokenizer, work, config, run, progress)
-            if VALID not in counts and (valid is not None or config.valid_fraction):
-                raise ValueError(
-                    "the held-out split is empty: no document was drawn; raise valid_fraction or give held-out files"
-                )
-            if TRAIN not in counts:
-                raise ValueError("the training split has no text: no document with at least one token")
-            shards = _write_all(counts, tokenizer, work, config, run, progress)
-        card = _card(counts, shards, tokenizer, config, inputs or {})
+        with worker_pool(workers if distribute is None else 1) as pool:
+            run = partial(in_order, pool, 2 * workers) if distribute is None else distribute(work)
+            counts = _tokenized(documents, valid, tokenizer, work, config, run, progress, distribute is not None)
+            written = write_all(counts, tokenizer, work, finished, config, run, progress)
+        card = _card(counts, written, tokenizer, config, inputs or {})
         (finished / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
         finished.rename(output)
     finally:
         shutil.rmtree(work)
     return card
+
+
+def _tokenized(
+    documents: Iterable,
+    valid: Iterable | None,
+    tokenizer: tokenizers.Tokenizer,
+    work: Path,
+    config: CorpusConfig,
+    run: InOrder,
+    progress: Progress | None,
+    elsewhere: bool,
+) -> dict[str, Counter]:
+    """First stage: the counts of the splits whose token stores are in `work` now."""
+    folder, dtype = work / "corpus" / TOKENIZER, token_dtype(tokenizer.vocab_size)
+    if elsewhere:
+        for source in (documents, valid):
+            if not isinstance(source, Divisible | None):
+                raise ValueError(f"workers elsewhere cannot read a {type(source).__name__}: give TextFiles or TfdsText")
+        counts = tokenize_parts(documents, valid, folder, work, dtype, config, run, progress)
+    else:
+        given = ((VALID, as_document(document)) for document in valid or ())
+        everything = chain(split_by_document(documents, config), given)
+        counts = tokenize_all(everything, folder, work, dtype, config.language, run, progress)
+    if VALID not in counts and (valid is not None or config.valid_fraction):
+        raise ValueError(
+            "the held-out split is empty: no document was drawn; raise valid_fraction or give held-out files"
+        )
+    if TRAIN not in counts:
+        raise ValueError("the training split has no text: no document with at least one token")
+    return counts
 
 
 def _check_disjoint(inputs: Mapping[str, list[dict]]) -> None:
@@ -129,97 +150,14 @@ def _check_disjoint(inputs: Mapping[str, list[dict]]) -> None:
             raise ValueError(f"held-out file {file['path']} has the same content as training file {same}")
 
 
-def _split_by_document(
-    documents: Iterable, valid: Iterable | None, config: CorpusConfig
-) -> Iterator[tuple[str, Document]]:
-    for index, document in enumerate(documents):
-        held_out = document_random(config.seed, "held out", 0, index).random() < config.valid_fraction
-        yield VALID if held_out else TRAIN, as_document(document)
-    for document in valid or ():
-        yield VALID, as_document(document)
-
-
-def _chunks(documents: Iterable[tuple[str, Document]]) -> Iterator[tuple[str, list[Document]]]:
-    """(split, some of its documents, CHUNK_CHARACTERS or a little more), each split in the order of the input."""
-    waiting: dict[str, list[Document]] = {TRAIN: [], VALID: []}
-    characters = Counter()
-    for split, document in documents:
-        waiting[split].append(document)
-        characters[split] += sum(map(len, document.paragraphs))
-        if characters[split] >= CHUNK_CHARACTERS:
-            yield split, waiting[split]
-            waiting[split], characters[split] = [], 0
-    yield from ((split, rest) for split, rest in waiting.items() if rest)
-
-
-def _tokenize_all(
-    chunks: Iterator[tuple[str, list[Document]]],
-    tokenizer: tokenizers.Tokenizer,
-    work: Path,
-    config: CorpusConfig,
-    run: InOrder,
-    progress: Progress | None,
-) -> dict[str, Counter]:
-    """First stage: documents to one token store per split. Returns the counts of each split that has tokens."""
-    dtype = token_dtype(tokenizer.vocab_size)
-    counts = {split: Counter() for split in (TRAIN, VALID)}
-    done = 0
-    with ExitStack() as files:
-        stores = {split: files.enter_context(TokenStoreWriter(work / split, dtype)) for split in counts}
-        for split, found, chunk_counts in run(partial(tokenize, work / "corpus" / TOKENIZER, config.language), chunks):
-            stores[split].append(found)
-            counts[split].update(chunk_counts)
-            done += chunk_counts["text_bytes"]
-            if progress:
-                progress("reading", done, None)
-    return {split: count for split, count in counts.items() if count["tokens"]}
-
-
-def _write_all(
-    counts: Mapping[str, Counter],
-    tokenizer: tokenizers.Tokenizer,
-    work: Path,
-    config: CorpusConfig,
-    run: InOrder,
-    progress: Progress | None,
-) -> dict[str, list[dict]]:
-    """Second stage: token stores to shards; adds to the counts. Returns name and instances of each shard."""
-    dtype = token_dtype(tokenizer.vocab_size)
-    tasks = []
-    for split in counts:
-        ranges = shard_ranges(TokenStore.open(work / split, dtype), config.dupe_factor)
-        for number, (first, last) in enumerate(ranges):
-            path = work / "corpus" / f"{split}-{number:05d}-of-{len(ranges):05d}.array_record"
-            tasks.append(Shard(split, work / split, dtype.str, first, last, path))
-    write = partial(
-        write_shard,
-        special_ids=(tokenizer.cls_id, tokenizer.sep_id),
-        max_seq_length=config.max_seq_length,
-        dupe_factor=config.dupe_factor,
-        short_seq_prob=config.short_seq_prob,
-        seed=config.seed,
-    )
-    shards: dict[str, list[dict]] = {split: [] for split in counts}
-    done, total = 0, sum(count["tokens"] for count in counts.values()) * config.dupe_factor
-    if progress:
-        progress("writing", done, total)
-    for task, (tokens, shard_counts) in zip(tasks, run(write, tasks), strict=True):
-        counts[task.split].update(shard_counts)
-        shards[task.split].append({"file": task.path.name, "instances": shard_counts["instances"]})
-        done += tokens
-        if progress:
-            progress("writing", done, total)
-    return shards
-
-
 def _card(
     counts: Mapping[str, Counter],
-    shards: Mapping[str, list[dict]],
+    written: Mapping[str, dict],
     tokenizer: tokenizers.Tokenizer,
     config: CorpusConfig,
     inputs: Mapping[str, list[dict]],
 ) -> dict:
-    splits = {split: split_card(count, config.max_seq_length, shards[split]) for split, count in counts.items()}
+    splits = {split: split_card(count, config.max_seq_length) | written[split] for split, count in counts.items()}
     return {
         **asdict(config),
         "fingerprint": tokenizer.fingerprint,
@@ -236,34 +174,66 @@ class Corpus:
     """One split of a finished corpus folder: a source of whole batches, picklable.
 
     Args:
-      folder: made by `build_corpus`.
+      folder: made by `build_corpus`; or the URL of a copy of it (`gs://`, `s3://`, `https://`, ...), whose files are
+        fetched as they are needed (`data.storage`).
       split: "train" or "valid".
+      skip_damaged: read another instance in the place of a damaged one, and warn of it. Which one is a function of the
+        damaged one's number, so a run is still the same each time. It is as long, if the corpus has a file of lengths.
+      cache: where fetched files are kept; None for `storage.cache_folder()`.
+      cache_bytes: of that folder at most; None for no limit.
+
+    Attributes:
+      replaced: the instances that were found damaged so far, each with the one that is read instead.
 
     Raises:
       FileNotFoundError: not a corpus folder, or a shard is missing.
-      ValueError: the corpus has no such split.
+      ValueError: the corpus has no such split; a shard has not the size it was written with; a damaged card.
+      OSError: a URL that cannot be read.
     """
 
-    def __init__(self, folder: str | Path, split: str = TRAIN) -> None:
-        self.folder, self.split = Path(folder), split
-        card_file = self.folder / CARD
-        if not card_file.is_file():
-            raise FileNotFoundError(
-                f"{self.folder} is not a finished corpus folder: no {CARD} in it; tools/prepare_corpus.py makes one"
-            )
-        self.card: dict = json.loads(card_file.read_text(encoding="utf-8"))
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str = TRAIN,
+        *,
+        skip_damaged: bool = False,
+        cache: Path | None = None,
+        cache_bytes: int | None = None,
+    ) -> None:
+        self.split, self.skip_damaged = split, skip_damaged
+        self.replaced: dict[int, int] = {}
+        self._draws: dict[int, int] = {}  # of a damaged instance, for one that is read instead
+        if is_url(folder):
+            self.folder: LocalFolder | RemoteFolder = RemoteFolder(str(folder), CARD, cache, cache_bytes)
+        else:
+            self.folder = LocalFolder(folder)
+            if not (Path(folder) / CARD).is_file():
+                raise FileNotFoundError(
+                    f"{folder} is not a finished corpus folder: no {CARD} in it; tools/prepare_corpus.py makes one"
+                )
+        self.card = read_card(self.folder.file(CARD), self.folder.name(CARD))
         if split not in self.card["splits"]:
             raise ValueError(
                 f"corpus {self.folder} has no split {split!r}, only {', '.join(self.card['splits'])}; a held-out split "
                 "is made with --valid-fraction or --valid"
             )
         shards = self.card["splits"][split]["shards"]
-        self._paths = [self.folder / shard["file"] for shard in shards]
-        for path in self._paths:
-            if not path.is_file():
-                raise FileNotFoundError(f"corpus {self.folder} is incomplete: {path.name} is missing")
-        self._ends = np.cumsum([shard["instances"] for shard in shards])
-        self._readers: list[ArrayRecordReader | None] = [None] * len(shards)
+        if isinstance(self.folder, LocalFolder):
+            for shard in shards:
+                self.folder.file(shard["file"], None if skip_damaged else shard.get("bytes"))
+        self._shards = Shards(self.folder, shards)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._lengths: np.ndarray | None = None
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lengths", "_lock")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._prepare()
 
     @property
     def max_length(self) -> int:
@@ -272,13 +242,16 @@ class Corpus:
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         """The tokenizer the corpus was made with."""
-        return tokenizers.load(self.folder / TOKENIZER)
+        folder = None
+        for name in (*tokenizers.FILES, "tokenizer_config.json"):
+            with contextlib.suppress(FileNotFoundError):
+                folder = self.folder.file(f"{TOKENIZER}/{name}").parent
+        if folder is None:
+            raise FileNotFoundError(f"{self.folder.name(TOKENIZER)} holds no tokenizer")
+        return tokenizers.load(folder)
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_readers": [None] * len(self._paths)}  # readers hold open files
+        return len(self._shards)
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """One batch, padded to `max_length`.
@@ -292,18 +265,71 @@ class Corpus:
 
         Raises:
           IndexError: an index outside of the split.
-          ValueError: a damaged record, named with its file and its index there.
+          ValueError: a damaged record, named with its file and its index there; with `skip_damaged`, if what could be
+            read instead is damaged, too.
+          FileNotFoundError, OSError: a shard that is not there, or cannot be fetched.
         """
+        indices = self._inside(indices)
+        while True:
+            places = (
+                np.array([self.replaced.get(i, i) for i in indices.tolist()], np.int64) if self.replaced else indices
+            )
+            records, faults = self._shards.read(places)
+            if not faults:
+                batch, faults = self._decoded(places, records)
+                if not faults:
+                    return batch | {"example": indices.astype(np.uint32)}
+            for row, what in faults.items():
+                self._found_damaged(int(indices[row]), int(places[row]), what)
+
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        """Tokens of each instance, int32 [B]: the `lengths` of `read`, without its records.
+
+        They are in a file of the split; of a corpus that was built before there was one, the records tell them.
+
+        Raises:
+          IndexError: an index outside of the split.
+          ValueError: a file of lengths that is not as long as the split; a damaged record, as in `read`.
+        """
+        if "lengths" not in self.card["splits"][self.split]:
+            return self.read(indices)["lengths"]
+        return self._known_lengths()[self._inside(indices)].astype(np.int32)
+
+    def _known_lengths(self) -> np.ndarray:
+        """Of every instance, mapped from its file."""
+        if self._lengths is None:
+            name = self.card["splits"][self.split]["lengths"]
+            path = self.folder.file(name)
+            if (size := path.stat().st_size) != 2 * len(self):
+                name = self.folder.name(name)
+                raise ValueError(f"{name} is damaged: {size} bytes for {len(self)} instances; build the corpus again")
+            self._lengths = np.memmap(path, "<u2", "r")
+        return self._lengths
+
+    def _inside(self, indices: np.ndarray) -> np.ndarray:
         indices = np.asarray(indices)
         if indices.size and not (indices.min() >= 0 and indices.max() < len(self)):
             raise IndexError(f"indices {indices.min()} to {indices.max()}: {self.split} has 0 to {len(self) - 1}")
-        records = self._records(indices)
+        return indices
+
+    def _decoded(self, places: np.ndarray, records: list[bytes]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+        """The arrays of whole records; of others what is wrong with them, by their row."""
+        faults: dict[int, str] = {}
+
+        def check(good: np.ndarray, what: str) -> None:
+            faults.update((row, what) for row in np.flatnonzero(~good).tolist())
+
         dtype = np.dtype(self.card["dtype"]).newbyteorder("<")
         sizes = np.fromiter(map(len, records), np.int64, len(records))
-        self._check(indices, (sizes - HEADER_BYTES) % dtype.itemsize == 0, "its size is no whole number of ids")
         lengths = (sizes - HEADER_BYTES) // dtype.itemsize
+        if "lengths" in self.card["splits"][self.split]:
+            known = self._known_lengths()[places]
+            check(lengths == known, "its length is not the one in the file of lengths")
         fits = (lengths >= SHORTEST_SEQUENCE) & (lengths <= self.max_length)
-        self._check(indices, fits, f"its length is not {SHORTEST_SEQUENCE} to {self.max_length} tokens")
+        check(fits, f"its length is not {SHORTEST_SEQUENCE} to {self.max_length} tokens")
+        check((sizes - HEADER_BYTES) % dtype.itemsize == 0, "its size is no whole number of ids")
+        if faults:
+            return {}, faults
 
         # One boolean assignment pads the whole batch: the headers are the first columns of the same rectangle.
         header = HEADER_BYTES // dtype.itemsize
@@ -313,51 +339,39 @@ class Corpus:
         column = np.arange(self.max_length)
         real = column < lengths[:, None]
         tokens = np.where(real, rectangle[:, header:], self.card["pad_id"]).astype(np.int32)
-        self._check(indices, (pair_label <= 1) & (first > 2) & (first < lengths - 1), "its header is impossible")
-        self._check(indices, (tokens < self.card["vocab_size"]).all(axis=1), "an id is not in the vocabulary")
+        check((tokens < self.card["vocab_size"]).all(axis=1), "an id is not in the vocabulary")
+        check((pair_label <= 1) & (first > 2) & (first < lengths - 1), "its header is impossible")
         return {
             "tokens": tokens,
             "segments": (real & (column >= first[:, None])).astype(np.int32),
             "lengths": lengths.astype(np.int32),
             "pair_label": pair_label,
-            "example": indices.astype(np.uint32),
-        }
+        }, faults
 
-    def _records(self, indices: np.ndarray) -> list[bytes]:
-        # The package's ArrayRecordDataSource starts threads for every batch, which costs more than the reading: 3 times
-        # slower for batches of 32, 1.4 times for 256 (24 shards). So its readers are used directly.
-        shards = np.searchsorted(self._ends, indices, side="right")
-        records = np.empty(len(indices), object)
-        for shard in np.unique(shards).tolist():
-            rows = np.flatnonzero(shards == shard)
-            records[rows] = self._read_shard(shard, indices[rows] - self._start(shard))
-        return records.tolist()
+    def _found_damaged(self, index: int, place: int, what: str) -> None:
+        """The instance that was read for `index`, at `place`, is damaged: draws another one, if that is wanted."""
+        message = f"{self._shards.place(place)} (example {place}) is damaged: {what}"
+        if not self.skip_damaged:
+            raise ValueError(f"{message}; build the corpus again, or have such examples replaced (skip_damaged)")
+        with self._lock:
+            if self.replaced.get(index, index) != place:
+                return  # another thread has found it first
+            draw = self._draws[index] = self._draws.get(index, -1) + 1
+            if draw == REPLACEMENTS:
+                raise ValueError(f"{message}; so are {draw} others that would be read for example {index}")
+            self.replaced[index] = other = self._other(index, draw)
+            count = len(self.replaced)
+        if draw == 0 and (count <= WARN_ALWAYS or count.bit_count() == 1):
+            warnings.warn(f"{message}; example {other} is read instead ({count} so far)", stacklevel=4)
 
-    def _start(self, shard: int) -> int:
-        return int(self._ends[shard - 1]) if shard else 0
-
-    def _read_shard(self, shard: int, positions: np.ndarray) -> list[bytes]:
-        try:
-            return self._reader(shard).read(positions.tolist())
-        except Exception as error:  # of several kinds, and none names a record: so read them one by one
-            if len(positions) > 1:
-                return [self._read_shard(shard, one)[0] for one in np.split(positions, len(positions))]
-            raise self._damaged(self._start(shard) + int(positions[0]), str(error)) from error
-
-    def _reader(self, shard: int) -> ArrayRecordReader:
-        if self._readers[shard] is None:
-            # Random access: no reading ahead, and a buffer of a few records instead of a megabyte a shard.
-            options = {"options": "readahead_buffer_size:0", "file_reader_buffer_size": 32768}
-            self._readers[shard] = ArrayRecordReader(str(self._paths[shard]), **options)
-        return self._readers[shard]
-
-    def _check(self, indices: np.ndarray, good: np.ndarray, what: str) -> None:
-        if not good.all():
-            raise self._damaged(int(indices[np.argmin(good)]), what)
-
-    def _damaged(self, index: int, what: str) -> ValueError:
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        return ValueError(
-            f"{self._paths[shard]}, record {index - self._start(shard)} (example {index}) is damaged: {what}; "
-            "build the corpus again"
-        )
+    def _other(self, index: int, draw: int) -> int:
+        """An instance to be read for `index`: one of the same length, since other processes know of that alone."""
+        start = int(np.random.default_rng((index, draw)).integers(len(self)))
+        if "lengths" not in self.card["splits"][self.split]:
+            return start
+        lengths, block = self._known_lengths(), 1 << 16
+        for first in (*range(start, len(self), block), *range(0, start, block)):
+            alike = first + np.flatnonzero(lengths[first : first + block] == lengths[index])
+            if len(alike := alike[alike != index]):
+                return int(alike[0])
+        raise ValueError(f"example {index} is damaged, and no other one has its {lengths[index]} tokens")

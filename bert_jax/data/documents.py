@@ -6,7 +6,7 @@ import html
 import lzma
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -18,6 +18,8 @@ FORMATS: tuple[str, ...] = get_args(Format)
 
 # Hard-wrapped text breaks at 60 to 80 columns; a longer line was not wrapped by hand and is a paragraph of its own.
 LONGEST_WRAPPED_LINE = 120
+
+PART_RECORDS = 10_000  # of a data set that a machine reads at once: some 50 MB of Wikipedia
 
 DOC_START = re.compile(r"<doc(?:\s[^>]*)?>")
 DOC_TITLE = re.compile(r'\btitle="([^"]*)"')
@@ -96,6 +98,10 @@ class TextFiles:
             return self.format
         first = next((line for _, line in numbered_lines(path) if line.strip()), "")
         return "wikiextractor" if first.lstrip().startswith("<doc ") else "plain"
+
+    def parts(self) -> "list[TextFiles]":
+        """The files one by one."""
+        return [replace(self, paths=(path,)) for path in self.paths]
 
     def describe(self) -> list[dict]:
         """What the corpus card says of each file: its path as given, its format, its size on disk and its sha256."""
@@ -199,6 +205,7 @@ class TfdsText:
       split: TFDS split, slices included ("train[:10%]").
       field: feature that holds the text; None finds it: the only text feature, or the one called "text".
       data_dir: where prepared data sets are; None is TFDS's own default.
+      records: the first of them, and one after the last; None takes all.
 
     Raises:
       ValueError: (while reading, before the first document) no such data set, split or text feature, or a data set that
@@ -209,10 +216,11 @@ class TfdsText:
     split: str = "train"
     field: str | None = None
     data_dir: str | None = None
+    records: tuple[int, int] | None = None
 
     def __iter__(self) -> Iterator[Document]:
         records, field = self._open()
-        for index, record in numbered_records(records):
+        for index, record in numbered_records(records, *self.records or (0, len(records))):
             try:
                 text = record[field].decode("utf-8")
             except UnicodeDecodeError as error:
@@ -223,6 +231,13 @@ class TfdsText:
             paragraphs = wiki40b_paragraphs(text) if "_START_ARTICLE_" in text else as_document(text).paragraphs
             if paragraphs:
                 yield Document(paragraphs)
+
+    def parts(self) -> "list[TfdsText]":
+        """PART_RECORDS records each."""
+        count = len(self._open()[0])
+        return [
+            replace(self, records=(first, min(first + PART_RECORDS, count))) for first in range(0, count, PART_RECORDS)
+        ]
 
     def describe(self) -> list[dict]:
         """What the corpus card says of the data set: name, split and field; there is no single file to hash."""

@@ -24,6 +24,16 @@ class Source(Protocol):
         ...
 
 
+def lengths_of(source: Source, indices: np.ndarray) -> np.ndarray:
+    """Tokens in each row of examples, without reading them where the source knows (`lengths_of`, or `lengths` of all
+    rows)."""
+    if hasattr(source, "lengths_of"):
+        return source.lengths_of(indices)
+    if hasattr(source, "lengths"):
+        return np.reshape(source.lengths, (len(source), -1))[indices].reshape(-1)
+    return source.read(indices)["lengths"]
+
+
 class TrainingBatches:
     """`batches[step]`: the batch of that step, drawn from a new global shuffle in each epoch.
 
@@ -32,20 +42,66 @@ class TrainingBatches:
 
     Args:
         source: the examples.
-        batch_size: rows of the global batch.
+        batch_size: examples of the global batch.
         seed: of the shuffles.
-        rows: the part of the global batch that this process reads; all of it by default.
+        own: those of the global batch that this process reads; all of it by default.
     """
 
-    def __init__(self, source: Source, batch_size: int, seed: int, rows: slice = slice(None)):
+    def __init__(self, source: Source, batch_size: int, seed: int, own: slice | np.ndarray = slice(None)):
         if len(source) == 0:
             raise ValueError("no training examples")
-        self._source, self._batch_size, self._seed, self._rows = source, batch_size, seed, rows
+        self._source, self._batch_size, self._seed, self._own = source, batch_size, seed, own
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        places = np.arange(step * self._batch_size, (step + 1) * self._batch_size)[self._rows]
-        batch = self._source.read(shuffled(places, len(self._source), self._seed))
+        batch = self._source.read(self._examples(step)[self._own])
         return batch | {"weight": np.ones(len(batch["example"]), np.float32)}
+
+    def lengths(self, step: int) -> np.ndarray:
+        """Tokens in each row of the global batch."""
+        return lengths_of(self._source, self._examples(step))
+
+    def _examples(self, step: int) -> np.ndarray:
+        places = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
+        return shuffled(places, len(self._source), self._seed)
+
+
+class EvaluationBatches:
+    """`batches[i]`: every example once, in order; the last batch is filled up with copies of its first example, whose
+    weight is 0 (run_classifier.py:892-937).
+
+    Args:
+        source: the examples.
+        batch_size: examples of the global batch.
+        own: those of the global batch that this process reads; all of it by default.
+    """
+
+    def __init__(self, source: Source, batch_size: int, own: slice | np.ndarray = slice(None)):
+        self._source, self._batch_size, self._own = source, batch_size, own
+
+    def __len__(self) -> int:
+        return -(-len(self._source) // self._batch_size)
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        examples, real = (part[self._own] for part in self._examples(i))
+        batch = self._source.read(examples)
+        return batch | {"weight": np.repeat(real.astype(np.float32), len(batch["example"]) // len(examples))}
+
+    def lengths(self, i: int) -> np.ndarray:
+        """Tokens in each row of the global batch; 0 in those that fill it up."""
+        examples, real = self._examples(i)
+        lengths = lengths_of(self._source, examples)
+        return lengths * np.repeat(real, len(lengths) // len(real))
+
+    def real(self, i: int) -> int:
+        """Examples of the global batch that do not fill it up, which are the first."""
+        return int(self._examples(i)[1].sum())
+
+    def _examples(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        if not 0 <= i < len(self):
+            raise IndexError(f"batch {i} of {len(self)}")
+        indices = np.arange(i * self._batch_size, (i + 1) * self._batch_size)
+        real = indices < len(self._source)
+        return np.where(real, indices, indices[0]), real
 
 
 def stream(
@@ -54,12 +110,3 @@ def stream(
     """The batches of the steps from `start` to `stop`, read ahead by `prefetch` in threads, in order."""
     options = grain.ReadOptions(num_threads=min(2, prefetch), prefetch_buffer_size=prefetch)
     return iter(grain.MapDataset.range(start, stop).map(batch_of).to_iter_dataset(options))
-
-
-def evaluation_batches(source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Every example once, in order; the last batch is filled up with copies of weight 0 (run_classifier.py:892-937)."""
-    for start in range(0, len(source), batch_size):
-        indices = np.arange(start, start + batch_size)
-        real = indices < len(source)
-        batch = source.read(np.where(real, indices, 0))
-        yield batch | {"weight": np.repeat(real.astype(np.float32), len(batch["example"]) // batch_size)}

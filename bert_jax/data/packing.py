@@ -95,6 +95,15 @@ class Bounded(Protocol):
     def max_length(self) -> int: ...
 
 
+@runtime_checkable
+class Batches(Protocol):
+    """Numbered batches, of which a process may read only its own rows, and the lengths of all rows."""
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]: ...
+
+    def lengths(self, i: int) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class Layout:
     """How the batches of a source are laid out.
@@ -108,34 +117,50 @@ class Layout:
             columns of a batch that are padding in all its rows, up to the next `padded_length`; "full" cuts nothing.
         width: of packed rows, and the most that is left of others.
         groups: of devices that split the rows of a batch.
+        own: those of the groups whose rows this process reads; all of them by default.
     """
 
     padding: Padding
     width: int
     groups: int = 1
+    own: tuple[int, ...] | None = None
 
     @classmethod
-    def of(cls, source: Bounded, padding: Padding, groups: int = 1) -> "Layout":
+    def of(
+        cls, source: Bounded, padding: Padding, groups: int = 1, own: tuple[int, ...] | None = None
+    ) -> "Layout":
         """The layout of a source."""
         lengths = getattr(source, "lengths", (source.max_length,))
-        return cls(padding, padded_length(int(np.max(lengths)), source.max_length), groups)
+        return cls(padding, padded_length(int(np.max(lengths)), source.max_length), groups, own)
 
-    def __call__(self, batches: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    def __call__(
+        self, batches: Sequence[Mapping[str, np.ndarray]], lengths: Sequence[np.ndarray] | None = None
+    ) -> list[dict[str, np.ndarray]]:
         """Batches that are computed together, in one shape; `packing` is in those that are packed.
 
-        A row of weight 0, which only fills up a batch, is not packed.
+        Args:
+            batches: the rows that this process reads.
+            lengths: tokens in each row of the global batches, 0 in one that only fills a batch up, which is not packed;
+                those of `batches` if they are whole. They decide on the shape, so that all processes have the same.
         """
         if self.padding == "full":
             return [dict(batch) for batch in batches]
-        width = padded_length(max(int(batch["lengths"].max()) for batch in batches), self.width)
-        if self.padding == "packed":
+        if lengths is None:
             lengths = [np.where(batch["weight"] > 0, batch["lengths"], 0) for batch in batches]
+        width = padded_length(max(int(own.max()) for own in lengths), self.width)
+        if self.padding == "packed":
             plans = [plan(own, self.width, self.width, self.groups) for own in lengths]
             rows = max(own.shape[1] for own in plans)
             if self.groups * rows * self.width < len(lengths[0]) * width:
+                plans = [own if self.own is None else own[list(self.own)] for own in plans]
                 return [
                     trimmed(batch, self.width)
                     | {"packing": np.pad(own, ((0, 0), (0, rows - own.shape[1]), (0, 0)), constant_values=-1)}
                     for batch, own in zip(batches, plans, strict=True)
                 ]
         return [trimmed(batch, width) for batch in batches]
+
+    def batches(self, orders: Sequence[Batches], i: int) -> list[dict[str, np.ndarray]]:
+        """Batch `i` of each of the orders, which are computed together."""
+        lengths = None if self.own is None else [order.lengths(i) for order in orders]
+        return self([order[i] for order in orders], lengths)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 TOKENS, SENTENCES, DOCUMENTS = "tokens.bin", "sentences.bin", "documents.bin"
+DOCUMENTS_AT_ONCE = 1024  # that are copied, some megabytes
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -66,6 +67,14 @@ class TokenStoreWriter:
         sentence_file.write((self._ends[0] + np.cumsum(documents.sentence_lengths, dtype="<i8")).tobytes())
         document_file.write((self._ends[1] + np.cumsum(documents.document_lengths, dtype="<i8")).tobytes())
         self._ends += len(documents.tokens), len(documents.sentence_lengths)
+
+    def extend(self, store: TokenStore) -> None:
+        """Adds the documents of another store."""
+        for first in range(0, len(store.documents) - 1, DOCUMENTS_AT_ONCE):
+            documents = store.documents[first : first + DOCUMENTS_AT_ONCE + 1]
+            sentences = store.sentences[documents[0] : documents[-1] + 1]
+            tokens = store.tokens[sentences[0] : sentences[-1]]
+            self.append(Tokenized(tokens, np.diff(sentences), np.diff(documents)))
 
     def __enter__(self) -> "TokenStoreWriter":
         return self

@@ -32,10 +32,11 @@ def open_records(name: str, split: str, data_dir: str | None = None) -> tuple[Se
     return records, features
 
 
-def numbered_records(records: Sequence[dict]) -> Iterator[tuple[int, dict]]:
-    """(index, record) of all of them, in order."""
-    for start in range(0, len(records), READ_AT_ONCE):
-        stop = min(start + READ_AT_ONCE, len(records))
+def numbered_records(records: Sequence[dict], first: int = 0, last: int | None = None) -> Iterator[tuple[int, dict]]:
+    """(index, record) from `first` to one before `last`, in order; all of them by default."""
+    last = len(records) if last is None else last
+    for start in range(first, last, READ_AT_ONCE):
+        stop = min(start + READ_AT_ONCE, last)
         yield from enumerate(records.__getitems__(list(range(start, stop))), start)
 
 

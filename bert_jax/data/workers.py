@@ -4,9 +4,12 @@ import functools
 import os
 import signal
 import threading
+import uuid
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from multiprocessing import get_context, parent_process
@@ -24,7 +27,12 @@ from bert_jax.text.sentences import split_sentences
 
 SHARD_TOKENS = 1 << 22  # about 10 MB a shard, so that a small corpus keeps many cores busy
 RELEASE_EVERY = 1024  # instances: some 80 MB of mapped pages at most; more often, it costs time
-MAX_SHARDS = 256  # a reader keeps every shard open, and systems allow some 1,000 open files
+MAX_SHARDS = 256  # what `Shards` keeps open: every batch needs most of them; a larger corpus has larger ones
+
+
+class WorkerDied(RuntimeError):
+    """A worker process ended in the middle of its work."""
+
 
 InOrder = Callable[[Callable, Iterable], Iterator]  # applies a function to tasks; results in the order of the tasks
 
@@ -66,6 +74,11 @@ def in_order(pool: ProcessPoolExecutor | None, most_under_way: int, function: Ca
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
+    except BrokenProcessPool as error:
+        raise WorkerDied(
+            "a worker process ended in the middle of its work: it was killed (for want of memory, say: then take fewer "
+            "workers) or crashed. Nothing was kept; run it again"
+        ) from error
     finally:
         for future in under_way:
             future.cancel()
@@ -141,7 +154,7 @@ def write_shard(
     dupe_factor: int,
     short_seq_prob: float,
     seed: int,
-) -> tuple[int, Counter]:
+) -> tuple[int, Counter, bytes]:
     """Writes the instances of a shard's documents, repeat after repeat (create_pretraining_data.py:214-219).
 
     Args:
@@ -150,14 +163,17 @@ def write_shard(
       max_seq_length, dupe_factor, short_seq_prob, seed: as in `CorpusConfig`.
 
     Returns:
-      tokens of text worked through, and counts for the card.
+      tokens of text worked through, counts for the card, and the tokens of each instance (little-endian uint16).
     """
     store = TokenStore.open(shard.store, np.dtype(shard.dtype))
     pack = RecordPacker(store, *special_ids)
-    instances = record_bytes = 0
+    lengths = array("H")  # 16 bits, enough for every max_seq_length
+    header, itemsize = HEADER_BYTES, store.tokens.dtype.itemsize
     flags = dict.fromkeys(("random_next", "same_document", "truncated", "short"), 0)
     # Groups of one record: each can be read alone. Written in one thread, the bytes are the same every time.
-    writer = ArrayRecordWriter(str(shard.path), "group_size:1")
+    # It gets its name when it is whole: it may be written more than once, where a machine fails or is slow.
+    partial = shard.store / f"{shard.path.name}.{uuid.uuid4().hex}"
+    writer = ArrayRecordWriter(str(partial), "group_size:1")
     for repeat in range(dupe_factor):
         for document in range(shard.first, shard.last):
             rng = document_random(seed, shard.split, repeat, document)
@@ -166,14 +182,14 @@ def write_shard(
             ):
                 record = pack(instance)
                 writer.write(record)
-                instances += 1
-                record_bytes += len(record)
+                lengths.append((len(record) - header) // itemsize)
                 for name in flags:
                     flags[name] += getattr(instance, name)
-                if instances % RELEASE_EVERY == 0:
+                if len(lengths) % RELEASE_EVERY == 0:
                     store.release()
     writer.close()
+    partial.replace(shard.path)
     sentences = store.documents[[shard.first, shard.last]]
     tokens = int(np.subtract(*store.sentences[sentences[::-1]]))
-    length = (record_bytes - HEADER_BYTES * instances) // store.tokens.dtype.itemsize
-    return tokens * dupe_factor, Counter(instances=instances, **flags, length=length)
+    counts = Counter(instances=len(lengths), **flags, length=sum(lengths))
+    return tokens * dupe_factor, counts, np.asarray(lengths, "<u2").tobytes()

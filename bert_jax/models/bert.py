@@ -15,7 +15,7 @@ from bert_jax.nn.linear import INIT_STDDEV, Linear, Table
 from bert_jax.nn.mlp import Activation, Mlp
 from bert_jax.nn.norm import LayerNorm
 from bert_jax.nn.packing import Packing
-from bert_jax.nn.stack import stack
+from bert_jax.nn.stack import Remat, stack
 
 
 class Bert(nn.Module):
@@ -44,7 +44,8 @@ class Bert(nn.Module):
         dropout_bits: `hash` needs no memory and is a function of a token's row and column in the batch, wherever it is
             computed; `jax` is its own generator.
         scan: one looped layer instead of unrolled ones: compiles faster, runs slower, same parameters.
-        remat: recompute each layer in the backward pass instead of keeping its activations.
+        remat: what of each layer is computed again in the backward pass and not kept (`nn.stack.POLICIES`). True and
+            False, of older records, are "full" and "none".
         dtype: of the operands of every dot; `auto` is float32 on CPU, bfloat16 elsewhere. Parameters stay float32.
     """
 
@@ -65,17 +66,23 @@ class Bert(nn.Module):
     attention: AttentionKind = "plain"
     dropout_bits: DropoutBits = "hash"
     scan: bool = False
-    remat: bool = False
+    remat: Remat = "none"
     dtype: ComputeDtype = "auto"
+
+    def __post_init__(self):
+        if isinstance(self.remat, bool):
+            object.__setattr__(self, "remat", "full" if self.remat else "none")
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, batch: Mapping[str, Array], train: bool = False) -> Encoded:
         """Encodes a batch; raises ValueError for rows longer than the position table.
 
         Keys: `tokens` [B, L]; `segments` [B, L], all 0 by default; `lengths` [B] of right-padded rows, or
-        `sequence_ids` [B, L] with 0 for padding; `positions` [B, L], by default those of the row. With `packing`
-        [G, R, M] (`data.packing.plan`) right-padded rows are computed in these packed ones, and what is returned is
-        that of the rows of the batch, with 0 at padding.
+        `sequence_ids` [B, L] with 0 for padding; `positions` [B, L], by default those of the row; `row` [B], the number
+        of each row in the batch that this one is a part of, for dropout. With `packing` [G, R, M]
+        (`data.packing.plan`) right-padded rows are computed in these packed ones, and what is returned is that of the
+        rows of the batch, with 0 at padding.
         """
         self._check(batch)
         packing, rows = None, batch
@@ -129,7 +136,8 @@ class Bert(nn.Module):
         if packing:
             hidden = packing.unpack(hidden)
             inner = {"embeddings": packing.unpack(embeddings), "layers": jax.vmap(packing.unpack)(layers)}
-        return Encoded(hidden, pooled, table, inner, batch.get("lengths"), batch.get("sequence_ids"))
+        seen = (batch.get(name) for name in ("lengths", "sequence_ids", "row"))
+        return Encoded(hidden, pooled, table, inner, *seen)
 
     @nn.nowrap
     def _pooled_token(
@@ -231,11 +239,13 @@ class Layer(nn.Module):
 
 
 def _token_index(rows: Mapping[str, Array], stride: int, packed: bool) -> UInt32[Array, "R M"]:
-    """b * `stride` + l of the token in column l of row b of the batch, wherever it is computed."""
+    """b * `stride` + l of the token in column l of row b of the batch, of the whole one where this is a micro-batch,
+    wherever it is computed."""
     if packed:
-        row, column = rows["sequence_ids"] - 1, rows["positions"]
+        row, column = rows.get("row", rows["sequence_ids"] - 1), rows["positions"]
     else:
         row, column = jnp.indices(rows["tokens"].shape, sparse=True)
+        row = rows["row"][:, None] if "row" in rows else row
     return row.astype(jnp.uint32) * jnp.uint32(stride) + column.astype(jnp.uint32)
 
 

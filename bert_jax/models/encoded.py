@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 
 class Encoded(NamedTuple):
@@ -14,6 +14,8 @@ class Encoded(NamedTuple):
         table: the token embeddings, so that tying a decoder to them is an argument.
         intermediates: by name, e.g. `embeddings` [B, L, D] and `layers` [N, B, L, D]; jit drops what is unused.
         lengths, sequence_ids: of the batch, if it has them: what tells the tokens of a row from padding.
+        row: of a micro-batch, the number of each row in the whole batch, which a head's dropout is a function of
+            (`Places.of_array`); None where it is the index.
     """
 
     hidden: Float[Array, "B L D"]
@@ -22,6 +24,7 @@ class Encoded(NamedTuple):
     intermediates: dict[str, Array]
     lengths: Int[Array, " B"] | None = None
     sequence_ids: Int[Array, "B L"] | None = None
+    row: UInt32[Array, " B"] | None = None
 
     def pooled_or_error(self) -> Float[Array, "B D"]:
         """`pooled`; raises ValueError for an encoder without a pooler, which a head over it cannot use."""

@@ -37,12 +37,17 @@ def dot(equation: str, a: Float[Array, "..."], b: Float[Array, "..."], dtype: jn
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _low_precision(equation, dtype, a, b):
+    return _product(equation, dtype, a, b)
+
+
+def _product(equation, dtype, a, b):
     return jnp.einsum(equation, a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
 
 
 def _forward(equation, dtype, a, b):
-    # The empty slices carry the dtypes that the gradients must have.
-    return _low_precision(equation, dtype, a, b), (a.astype(dtype), b.astype(dtype), a[:0], b[:0])
+    # The empty slices carry the dtypes that the gradients must have. Not a call of the function itself: what is to be
+    # kept for a backward pass is chosen among dots (`nn.stack.POLICIES`), and does not see one inside of it.
+    return _product(equation, dtype, a, b), (a.astype(dtype), b.astype(dtype), a[:0], b[:0])
 
 
 def _backward(equation, dtype, residuals, cotangent):

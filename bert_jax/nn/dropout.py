@@ -22,16 +22,18 @@ class Places(NamedTuple):
     column: UInt32[Array, "..."]
 
     @classmethod
-    def of_array(cls, shape: tuple[int, ...]) -> "Places":
-        """The index on the first axis, and that in what is left, flattened: neither depends on how many rows there are,
-        nor on the length of the second axis. Raises ValueError where the latter exceeds 32 bits."""
+    def of_array(cls, shape: tuple[int, ...], row: UInt32[Array, " B"] | None = None) -> "Places":
+        """The index on the first axis, or the number `row` that it has in a larger array, and the index in what is
+        left, flattened: neither depends on how many rows there are, nor on the length of the second axis. Raises
+        ValueError where the latter exceeds 32 bits."""
         column, stride = jnp.zeros(shape[1:], jnp.uint32), 1
         for axis in reversed(range(len(shape) - 1)):
             column += jax.lax.broadcasted_iota(jnp.uint32, shape[1:], axis) * jnp.uint32(stride % 2**32)
             stride *= shape[1 + axis]
         if stride > 2**32:
             raise ValueError(f"dropout over {shape}: rows of {stride} exceed the 2**32 that the hash tells apart")
-        return cls(jax.lax.broadcasted_iota(jnp.uint32, shape[:1] + (1,) * len(shape[1:]), 0), column)
+        row = jnp.arange(shape[0], dtype=jnp.uint32) if row is None else row
+        return cls(row.reshape(-1, *(1,) * len(shape[1:])), column)
 
     @classmethod
     def of_tokens(cls, token_index: UInt32[Array, "B L"], width: int) -> "Places":
@@ -54,11 +56,13 @@ def keep_mask(key: Key[Array, ""], rate: float, places: Places) -> Bool[Array, "
     neither on sharding nor on where in memory an element stands.
     """
     first, second = jax.random.bits(key, (2,), jnp.uint32)
-    first, second = _hash(places.row, first, second), _hash(places.row, second, first)
-    return _hash(places.column, first, second) >= jnp.uint32(round(rate * 2**32))
+    first, second = hash_words(places.row, first, second), hash_words(places.row, second, first)
+    return hash_words(places.column, first, second) >= jnp.uint32(round(rate * 2**32))
 
 
-def _hash(x: UInt32[Array, "..."], first: UInt32[Array, "..."], second: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+def hash_words(
+    x: UInt32[Array, "..."], first: UInt32[Array, "..."], second: UInt32[Array, "..."]
+) -> UInt32[Array, "..."]:
     """The finaliser `lowbias32` of Chris Wellons' hash-prospector, with a second word added half-way, so that two pairs
     of words do not give permutations of one mask. For given words it maps no two numbers to one."""
     x = x ^ first

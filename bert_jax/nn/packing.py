@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 
 class Packing:
@@ -32,10 +32,10 @@ class Packing:
 
         self._places = jax.vmap(inverse)(self._tokens)  # of each token
 
-    def inputs(self, batch: Mapping[str, Array]) -> dict[str, Int[Array, "R M"]]:
-        """`tokens`, and `segments` if there are any, in packed rows, with `sequence_ids`, the row of the batch counted
-        from 1, and the `positions` within the sequence, which follow from the plan; all are 0 where there is no token.
-        """
+    def inputs(self, batch: Mapping[str, Array]) -> dict[str, Integer[Array, "R M"]]:
+        """`tokens`, and `segments` and `row` if there are any, in packed rows, with `sequence_ids`, the row of the
+        batch counted from 1, and the `positions` within the sequence, which follow from the plan; all are 0 where there
+        is no token."""
         groups, rows, columns = self._shape
         there = self._tokens >= 0
         before = jnp.arange(groups, dtype=self._tokens.dtype)[:, None] * rows  # in the groups before
@@ -46,6 +46,8 @@ class Packing:
         for name in ("tokens", "segments"):
             if name in batch:
                 found[name] = _take(batch[name].reshape(groups, -1), self._tokens)
+        if "row" in batch:
+            found["row"] = _take(batch["row"].reshape(groups, -1), self._tokens // columns)
         return {name: values.reshape(-1, self.width) for name, values in found.items()}
 
     def unpack(self, x: Float[Array, "R M D"]) -> Float[Array, "B L D"]:

@@ -1,11 +1,20 @@
 """A tower of equal layers, unrolled or scanned over one set of stacked parameters."""
 
+from typing import Literal
+
 import flax.linen as nn
+import jax
 from jaxtyping import Array, Float
+
+Remat = Literal["none", "dots", "full"]
+# What of a layer is kept for the backward pass; the rest is computed again there. "none" keeps everything, "dots" the
+# results of the projections (but not attention's products of two activations, nor what is computed element by element),
+# "full" nothing but the layer's input.
+POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
 def stack(
-    layer: nn.Module, x: Float[Array, "B L D"], *context, count: int, scan: bool = False, remat: bool = False
+    layer: nn.Module, x: Float[Array, "B L D"], *context, count: int, scan: bool = False, remat: Remat = "none"
 ) -> tuple[Float[Array, "B L D"], Float[Array, "N B L D"]]:
     """Applies `count` copies of `layer` in turn; returns the last output and all of them.
 
@@ -15,15 +24,15 @@ def stack(
         layer: a module of the calling module's scope, called as `layer(x, *context)`.
         context: what every layer sees unchanged (lengths, sequence ids, train).
         scan: one traced layer in a loop (compiles fast) in place of `count` unrolled ones (runs faster).
-        remat: recompute a layer's activations in the backward pass instead of keeping them.
+        remat: what of a layer is computed again in the backward pass (`POLICIES`).
     """
 
     def apply(layer, x):  # closes over the context, since `nn.remat` would trace an argument such as `train`
         x = layer(x, *context)
         return x, x
 
-    if remat:
-        apply = nn.remat(apply, prevent_cse=not scan)
+    if remat != "none":
+        apply = nn.remat(apply, prevent_cse=not scan, policy=POLICIES[remat])
     return nn.scan(
         lambda layer, x, _: apply(layer, x),
         variable_axes={"params": 0},

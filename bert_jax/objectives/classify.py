@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 from bert_jax.models.encoded import Encoded
-from bert_jax.nn.dropout import Dropout
+from bert_jax.nn.dropout import Dropout, Places
 from bert_jax.nn.linear import INIT_STDDEV, Linear
 from bert_jax.nn.losses import Mean, classification
 
@@ -58,4 +58,5 @@ def pooled_scores(head: nn.Module, encoded: Encoded, count: int, train: bool) ->
         count: C, scores of a row.
     """
     output = Linear("BD,DC->BC", (count,), head.init_stddev, dtype=str(encoded.hidden.dtype), name="output")
-    return output(Dropout(head.dropout)(encoded.pooled_or_error(), train))
+    pooled = encoded.pooled_or_error()
+    return output(Dropout(head.dropout)(pooled, train, Places.of_array(pooled.shape, encoded.row)))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bert_jax.models.encoded import Encoded
-from bert_jax.nn.dropout import Dropout
+from bert_jax.nn.dropout import Dropout, Places
 from bert_jax.nn.linear import INIT_STDDEV, Linear
 from bert_jax.nn.losses import Mean, classification
 
@@ -58,4 +58,5 @@ class Tag(nn.Module):
         output = Linear(
             "BLD,DC->BLC", (self.num_classes,), self.init_stddev, dtype=str(encoded.hidden.dtype), name="output"
         )
-        return output(Dropout(self.dropout)(encoded.hidden, train))
+        places = Places.of_array(encoded.hidden.shape, encoded.row)
+        return output(Dropout(self.dropout)(encoded.hidden, train, places))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.data.corpus import Corpus
+from bert_jax.data.storage import is_url
 from bert_jax.learners.multitask import Multitask
 from bert_jax.text.tokenizer import Tokenizer
 
@@ -15,30 +16,44 @@ from bert_jax.text.tokenizer import Tokenizer
 class Pretraining:
     """The instances of a corpus made by `tools/prepare_corpus.py`, and its held-out split."""
 
-    corpus: Path
-    """folder that `tools/prepare_corpus.py` wrote"""
+    corpus: str | Path
+    """folder that `tools/prepare_corpus.py` wrote, or the URL of a copy of it: gs://, s3://, https://, ..."""
     valid_limit: int = 2000
     """held-out instances that an evaluation reads, spread evenly over the split; 0 reads all"""
-    also: tuple[Path, ...] = ()
+    also: tuple[str | Path, ...] = ()
     """other corpora whose held-out splits are evaluated, too, under their folders' names"""
+    skip_damaged: bool = False
+    """read another instance in the place of a damaged one, and warn of it; by default it is an error"""
+    cache: Path | None = None
+    """where the files behind URLs are kept once they are fetched; ~/.cache/bert_jax/corpora if not given"""
+    cache_gigabytes: float = 0.0
+    """of that folder at most, 0 for no limit; below the size of the corpus, files are fetched again and again"""
+
+    def __post_init__(self):
+        # A URL stays a string, since a Path has no double slash.
+        places = {"corpus": _place(self.corpus), "also": tuple(map(_place, self.also))}
+        for name, place in places.items():
+            object.__setattr__(self, name, place)
+        if self.cache_gigabytes < 0:
+            raise ValueError(f"cache_gigabytes must be 0 or more, got {self.cache_gigabytes}")
 
     def tokenizer(self) -> Tokenizer:
         return self._tokenizer
 
     def train(self, tokenizer: Tokenizer) -> "Instances":
-        return Instances(Corpus(self.corpus, "train"), tokenizer)
+        return Instances(self._open(self.corpus, "train"), tokenizer)
 
     def evaluations(self, tokenizer: Tokenizer) -> dict[str, "Instances"]:
-        corpora = {"valid": self.corpus} | {folder.name: folder for folder in self.also}
+        corpora = {"valid": self.corpus} | {str(folder).rstrip("/").split("/")[-1]: folder for folder in self.also}
         if len(corpora) != 1 + len(self.also) or "train" in corpora:
             listing = ", ".join(map(str, self.also))
             raise ValueError(f"the folders of `also` need names of their own, not train or valid: {listing}")
         for folder in self.also:
-            if (other := Corpus(folder, "valid").tokenizer()).fingerprint != tokenizer.fingerprint:
+            if (other := self._open(folder, "valid").tokenizer()).fingerprint != tokenizer.fingerprint:
                 raise ValueError(
                     f"{folder} was prepared with another vocabulary ({other.vocab_size} pieces) than {self.corpus}"
                 )
-        held_out = {name: Corpus(folder, "valid") for name, folder in corpora.items()}
+        held_out = {name: self._open(folder, "valid") for name, folder in corpora.items()}
         return {name: Instances(corpus, tokenizer, self.valid_limit) for name, corpus in held_out.items()}
 
     def prepare(self, learner: Multitask) -> Multitask:
@@ -70,7 +85,15 @@ class Pretraining:
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        return Corpus(self.corpus, "train").tokenizer()
+        return self._open(self.corpus, "train").tokenizer()
+
+    def _open(self, folder: str | Path, split: str) -> Corpus:
+        limit = int(self.cache_gigabytes * 1e9) or None
+        return Corpus(folder, split, skip_damaged=self.skip_damaged, cache=self.cache, cache_bytes=limit)
+
+
+def _place(folder: str | Path) -> str | Path:
+    return folder if is_url(folder) else Path(folder)
 
 
 class Instances:
@@ -84,8 +107,14 @@ class Instances:
         return self._size
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        batch = self.corpus.read(np.asarray(indices, np.int64) * len(self.corpus) // self._size)
+        batch = self.corpus.read(self._in_corpus(indices))
         return batch | {"continues": self.tokenizer.continues[batch["tokens"]]}
+
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        return self.corpus.lengths_of(self._in_corpus(indices))
+
+    def _in_corpus(self, indices: np.ndarray) -> np.ndarray:
+        return np.asarray(indices, np.int64) * len(self.corpus) // self._size
 
     def frequencies(self, sample: int = 5000) -> tuple[np.ndarray, np.ndarray]:
         """Shares of the tokens that can be masked [V] and of the pair labels [2], over `sample` instances at most."""

@@ -3,13 +3,15 @@
 A thin layer over Orbax. On disk the state is a nested dict of arrays whose keys are the names of the tree's path
 (`params/encoder/...`, `opt_state/1/mu/...`), so that any Orbax reader can open it and no optimizer class is needed to
 read the parameters. A checkpoint is written into a temporary folder and renamed when complete; one that is dropped is
-first renamed away. So a folder named by a step is always a whole checkpoint, whenever the process is killed.
+first renamed away. So a folder named by a step is always a whole checkpoint, whenever the process is killed. What
+happens to it later, `training.checksums` finds.
 """
 
 import logging
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +19,22 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-# Orbax reports its progress as warnings; what goes wrong it raises, or logs as an error.
-logging.getLogger("absl").addFilter(lambda r: r.levelno >= logging.ERROR or "/orbax/" not in r.pathname)
+from bert_jax.training.checksums import damage, steps_in, write_checksums
+
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Orbax reports its progress as warnings. Of what goes wrong it logs the same traceback several times over, and
+    raises it: a line is enough then."""
+    if "/orbax/" not in record.pathname and "async_serialize" not in record.getMessage():
+        return True
+    if record.exc_info:
+        record.exc_info = None
+    return record.levelno >= logging.ERROR and record.name != "asyncio"
+
+
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).addFilter(_worth_saying)
 
 _DROPPED = "dropped"  # where checkpoints that are no longer kept are renamed to, before they are deleted
 _LISTED = 20  # names listed at most in one error message
@@ -50,8 +66,10 @@ class Checkpoints:
                     get_metric_fn=_score(best, mode), reverse=mode == "min", n=1, keep_checkpoints_without_metrics=False
                 )
             )
+        self._saving = 0
         self._manager = _open(
             self.folder, best, mode,
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._before_rename),
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
             todelete_subdir=_DROPPED,
@@ -61,9 +79,9 @@ class Checkpoints:
     def save(self, step: int, state: Any, metrics: Mapping[str, Any] | None = None) -> bool:
         """Starts to save `state`, a tree of arrays, and returns once they are copied: they may be donated then.
 
-        Waits for the save before it, and raises what went wrong in it. `metrics` (numbers by name) must hold the
-        metric `best`, if given at all. A step that is already saved stays as it is; the return value says whether a
-        save was started.
+        Waits for the save before it, and raises OSError if that, or the start of this one, failed. `metrics` (numbers
+        by name) must hold the metric `best`, if given at all. A step that is already saved stays as it is; the return
+        value says whether a save was started.
         """
         self.wait()
         if step in self._manager.all_steps():
@@ -72,7 +90,9 @@ class Checkpoints:
             raise ValueError(f"no metric {self.best!r} to choose the best checkpoint by, only {', '.join(metrics)}")
         scores = None if metrics is None else {name: float(value) for name, value in metrics.items()}
         args = ocp.args.PyTreeSave(_nest(_named(state)))
-        return self._manager.save(step, args=args, metrics=scores, custom_metadata=self._custom, force=True)
+        self._saving = step
+        with self._failing():
+            return self._manager.save(step, args=args, metrics=scores, custom_metadata=self._custom, force=True)
 
     def restore(self, abstract_state: Any, step: int | Literal["best"] | None = None) -> Any:
         """The state of `step`, of the best step, or of the latest (None), as a tree like `abstract_state`.
@@ -109,9 +129,15 @@ class Checkpoints:
         return None if self.best is None else self._manager.best_step()
 
     def wait(self) -> None:
-        """Blocks until what was saved is on disk, and raises what went wrong."""
-        self._manager.wait_until_finished()
+        """Blocks until what was saved is on disk. Raises OSError if that failed."""
+        with self._failing():
+            self._manager.wait_until_finished()
         self._sweep()
+
+    def check(self) -> None:
+        """Raises OSError if the last save has failed; does not wait for one that is still going on."""
+        if not self._manager.is_saving_in_progress():
+            self.wait()
 
     def close(self) -> None:
         self.wait()
@@ -122,6 +148,22 @@ class Checkpoints:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever Orbax and TensorStore make of it
+            raise OSError(
+                f"checkpoint {self.folder / str(self._saving)} was not saved, those before it are as they were "
+                f"({', '.join(map(str, steps_in(self.folder))) or 'none'}): {type(error).__name__}: {error}"
+            ) from error
+
+    def _before_rename(self) -> None:
+        """What Orbax calls in process 0 when everything is written, by all processes, and the folder has not its name
+        yet."""
+        (temporary,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        write_checksums(temporary, self._custom)
 
     def _sweep(self) -> None:
         dropped = self.folder / _DROPPED
@@ -136,24 +178,43 @@ def restore_params(folder: str | Path, step: int | Literal["best"] | None = None
         folder: of the checkpoints of a run.
         step: a step, "best" by the metric that the run was saved with, or None for the latest.
 
-    Raises FileNotFoundError if there is no such checkpoint, ValueError if it has no best, or no `params`.
+    Raises FileNotFoundError if there is no such checkpoint, ValueError if it has no best, is damaged, or holds no
+    `params`.
     """
+    return restore_part(folder, "params", step)
+
+
+def restore_part(folder: str | Path, part: str, step: int | Literal["best"] | None = None) -> dict[str, Any]:
+    """As `restore_params`, of what is saved under the name `part`."""
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of checkpoints at {folder}")
+    there = steps_in(folder)
+    first = step if isinstance(step, int) else max(there, default=None)  # the latest says what the best is chosen by
+    if first in there:
+        _refuse_damaged(there[first])
     with _open(folder, None, "min", read_only=True, create=False) as manager:
-        latest = _choose(manager, folder, None)
-        custom = manager.metadata(latest).custom_metadata
+        custom = manager.metadata(_choose(manager, folder, first)).custom_metadata
     with _open(folder, custom["best"], custom["mode"], read_only=True, create=False) as manager:
         if step == "best" and custom["best"] is None:
             raise ValueError(f"the run in {folder} named no metric to choose its best checkpoint by")
         step = _choose(manager, folder, step)
-        params = _nest({n: leaf for n, leaf in _saved(manager, step).items() if n.startswith("params/")})
-        if not params:
-            raise ValueError(f"checkpoint {folder / str(step)} holds no params")
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), params)
-        args = ocp.args.PyTreeRestore(params, restore_args=as_numpy, partial_restore=True)
-        return manager.restore(step, args=args)["params"]
+        if step != first:
+            _refuse_damaged(folder / str(step))
+        leaves = _nest({n: leaf for n, leaf in _saved(manager, step).items() if n.startswith(f"{part}/")})
+        if not leaves:
+            raise ValueError(f"checkpoint {folder / str(step)} holds no {part}")
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), leaves)
+        args = ocp.args.PyTreeRestore(leaves, restore_args=as_numpy, partial_restore=True)
+        return manager.restore(step, args=args)[part]
+
+
+def _refuse_damaged(checkpoint: Path) -> None:
+    if why := damage(checkpoint):
+        raise ValueError(
+            f"checkpoint {checkpoint} is damaged: {why}. The command of the run, started again, puts it aside and goes "
+            "on from the one before"
+        )
 
 
 def _open(folder: Path, best: str | None, mode: str, **options) -> ocp.CheckpointManager:

@@ -26,24 +26,20 @@ class Stuck:
 
 
 class Health:
-    """Watches metrics: warns where a loss stays at a `Stuck` value or falls back to it, raises for no number."""
+    """Watches metrics: warns where a loss stays at a `Stuck` value or falls back to it.
+
+    A loss that is no number is passed over: it is of steps that changed nothing, and `Meter` counts these.
+    """
 
     def __init__(self, signs: Sequence[Stuck]):
         self._signs = tuple(signs)
         self._warned: set[Stuck] = set()
 
     def check(self, step: int, metrics: Mapping[str, Any]) -> list[str]:
-        """Warnings about the metrics of `step`, each once until the metric has recovered.
-
-        Raises FloatingPointError naming the metric and the step if a loss is not finite.
-        """
-        for name, value in metrics.items():
-            if name.rsplit("/", 1)[-1] == "loss" and not math.isfinite(value):
-                advice = "lower the learning rate, or look at the data of that step"
-                raise FloatingPointError(f"{name} is {float(value)} at step {step}: {advice}")
+        """Warnings about the metrics of `step`, each once until the metric has recovered."""
         warnings = []
         for sign in self._signs:
-            if sign.metric not in metrics or step < sign.after:
+            if step < sign.after or not math.isfinite(metrics.get(sign.metric, math.nan)):
                 continue
             if metrics[sign.metric] < sign.value - sign.tolerance:
                 self._warned.discard(sign)

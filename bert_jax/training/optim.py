@@ -1,16 +1,19 @@
-"""BERT's optimizer and learning rate as the original trains them, and standard AdamW as the other choice.
+"""BERT's optimizer and learning rate as the original trains them, and standard AdamW; `training.lamb` is the third.
 
-Both are frozen dataclasses: their fields are the command-line flags, `build(total_steps)` gives the optax
+They are frozen dataclasses: their fields are the command-line flags, `build(total_steps)` gives the optax
 transformation and `schedule(total_steps)` the learning rate it uses (for logging). Line numbers are those of the
 original's `optimization.py`.
 """
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from bert_jax.training.moments import MomentsDtype, scale_by_adam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +40,19 @@ class BertAdam:
     """Learning rate of a layer as a share of that of the layer above it; heads and pooler have the full one."""
     frozen_layers: int | None = None
     """Embeddings and this many of the lowest layers are not trained; 0 freezes the embeddings alone, None nothing."""
+    moments_dtype: MomentsDtype = "float32"
+    """Of the two moments as they are stored; bfloat16 takes half the memory, rounded stochastically."""
+    schedule_start: int = 0
+    """Steps of the schedule that an earlier run has done."""
+    schedule_steps: int | None = None
+    """Steps of the whole schedule, of which this run is a part; its own if not given."""
 
     def __post_init__(self):
-        _check(self)
+        check_fields(self)
 
     def schedule(self, total_steps: int) -> optax.Schedule:
-        """Learning rate by step, counted from 0: `warmup_linear`. ValueError if the warm-up fills `total_steps`."""
-        return warmup_linear(self.learning_rate, warmup_steps(self.warmup, total_steps), total_steps)
+        """Learning rate by step, counted from 0: `warmup_schedule`. ValueError if the warm-up fills `total_steps`."""
+        return warmup_schedule(self, total_steps)
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """The transformation for a run of `total_steps` updates; its `update` needs the parameters.
@@ -51,10 +60,11 @@ class BertAdam:
         Order of the original: clip (74), moments (131-137), decay (146-147), learning rate (149). The first update
         has learning rate 0, because the original reads `global_step` before incrementing it (76-83).
         """
+        adam = scale_by_adam(self.b1, self.b2, self.eps, bias_correction=self.bias_correction, dtype=self.moments_dtype)
         return layerwise(
             optax.chain(
                 optax.identity() if self.clip_norm is None else clip_by_global_norm(self.clip_norm),
-                scale_by_adam(self.b1, self.b2, self.eps, bias_correction=self.bias_correction),
+                adam,
                 optax.add_decayed_weights(self.weight_decay, mask=decayed),
                 optax.scale_by_learning_rate(self.schedule(total_steps)),
             ),
@@ -65,7 +75,7 @@ class BertAdam:
 
 @dataclasses.dataclass(frozen=True)
 class AdamW:
-    """Standard AdamW (`optax.adamw`): bias-corrected, eps 1e-8, warm-up to the peak and from there linearly to 0."""
+    """Standard AdamW (as `optax.adamw`): bias-corrected, eps 1e-8, warm-up to the peak and from there linearly to 0."""
 
     learning_rate: float = 1e-4
     """Peak of the schedule, reached at the end of the warm-up."""
@@ -87,29 +97,33 @@ class AdamW:
     """Learning rate of a layer as a share of that of the layer above it; heads and pooler have the full one."""
     frozen_layers: int | None = None
     """Embeddings and this many of the lowest layers are not trained; 0 freezes the embeddings alone, None nothing."""
+    moments_dtype: MomentsDtype = "float32"
+    """Of the two moments as they are stored; bfloat16 takes half the memory, rounded stochastically."""
+    schedule_start: int = 0
+    """Steps of the schedule that an earlier run has done."""
+    schedule_steps: int | None = None
+    """Steps of the whole schedule, of which this run is a part; its own if not given."""
 
     def __post_init__(self):
-        _check(self)
+        check_fields(self)
 
     def schedule(self, total_steps: int) -> optax.Schedule:
         """Learning rate by step, counted from 0: up to the peak, down to 0. ValueError as for `BertAdam`."""
-        warmup = warmup_steps(self.warmup, total_steps)
-        down = optax.linear_schedule(self.learning_rate, 0.0, total_steps - warmup)
-        return optax.join_schedules([optax.linear_schedule(0.0, self.learning_rate, warmup), down], [warmup])
+        steps = whole_schedule(self, total_steps)
+        warmup = warmup_steps(self.warmup, steps)
+        down = optax.linear_schedule(self.learning_rate, 0.0, steps - warmup)
+        both = optax.join_schedules([optax.linear_schedule(0.0, self.learning_rate, warmup), down], [warmup])
+        return lambda step: both(step + self.schedule_start)
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """The transformation for a run of `total_steps` updates; its `update` needs the parameters."""
-        return layerwise(
-            optax.chain(
-                optax.identity() if self.clip_norm is None else clip_by_global_norm(self.clip_norm),
-                optax.adamw(
-                    self.schedule(total_steps), self.b1, self.b2, self.eps, mu_dtype=jnp.float32,
-                    weight_decay=self.weight_decay, mask=None if self.decay_all else decayed,
-                ),
-            ),
-            self.layer_decay,
-            self.frozen_layers,
-        )  # fmt: skip
+        adamw = optax.chain(  # in a chain of its own, as `optax.adamw` is, whose checkpoints it can read
+            scale_by_adam(self.b1, self.b2, self.eps, bias_correction=True, dtype=self.moments_dtype),
+            optax.add_decayed_weights(self.weight_decay, mask=None if self.decay_all else decayed),
+            optax.scale_by_learning_rate(self.schedule(total_steps)),
+        )
+        clip = optax.identity() if self.clip_norm is None else clip_by_global_norm(self.clip_norm)
+        return layerwise(optax.chain(clip, adamw), self.layer_decay, self.frozen_layers)
 
 
 def decayed(params):
@@ -187,14 +201,34 @@ def warmup_steps(warmup: int | float, total_steps: int) -> int:
     return steps
 
 
-def warmup_linear(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+def whole_schedule(optimizer: Any, total_steps: int) -> int:
+    """Steps of the schedule that a run of `total_steps` is a part of; ValueError where it ends before the run."""
+    start, steps = optimizer.schedule_start, optimizer.schedule_steps
+    steps = start + total_steps if steps is None else steps
+    if start + total_steps > steps:
+        raise ValueError(
+            f"schedule_steps {steps} end before the run does: it begins at schedule_start {start} and has "
+            f"{total_steps} steps"
+        )
+    return steps
+
+
+def warmup_schedule(optimizer: Any, total_steps: int, power: float = 1.0) -> optax.Schedule:
+    """`warmup_linear` with the numbers of `optimizer`, for a run of `total_steps` that may be a part of a schedule."""
+    steps = whole_schedule(optimizer, total_steps)
+    whole = warmup_linear(optimizer.learning_rate, warmup_steps(optimizer.warmup, steps), steps, power)
+    return lambda step: whole(step + optimizer.schedule_start)
+
+
+def warmup_linear(peak: float, warmup_steps: int, total_steps: int, power: float = 1.0) -> optax.Schedule:
     """The original's learning rate (32-54), a function of the number of updates made before this one.
 
     During the warm-up `peak * step / warmup_steps`, so the first update changes nothing; from then on
-    `peak * (1 - step / total_steps)`, which has been falling since step 0: the rate jumps down from `peak` by the
-    share `warmup_steps / total_steps` at the end of the warm-up. 0 from `total_steps` on. No warm-up if it is 0 steps.
+    `peak * (1 - step / total_steps) ** power`, which has been falling since step 0: at the end of the warm-up the rate
+    jumps down from `peak`, with power 1 by the share `warmup_steps / total_steps`. 0 from `total_steps` on. No warm-up
+    if it is 0 steps.
     """
-    decay = optax.polynomial_schedule(peak, 0.0, power=1, transition_steps=total_steps)
+    decay = optax.polynomial_schedule(peak, 0.0, power=power, transition_steps=total_steps)
     if warmup_steps == 0:
         return decay
     return lambda step: jnp.where(step < warmup_steps, peak * step / warmup_steps, decay(step))
@@ -216,31 +250,7 @@ def clip_by_global_norm(clip_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def scale_by_adam(b1: float, b2: float, eps: float, *, bias_correction: bool) -> optax.GradientTransformation:
-    """Adam's direction `m / (sqrt(v) + eps)`, with float32 moments whatever the parameters' dtype (130-137).
-
-    `optax.scale_by_adam` always corrects the bias; the state is of its type, `ScaleByAdamState(count, mu, nu)`.
-    """
-
-    def init(params):
-        zeros = optax.tree.zeros_like(params, dtype=jnp.float32)
-        return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=zeros, nu=zeros)
-
-    def update(gradients, state, params=None):
-        del params
-        count = optax.safe_increment(state.count)
-        mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
-        nu = optax.tree.update_moment(gradients, state.nu, b2, 2)
-        m, v = mu, nu
-        if bias_correction:
-            m, v = optax.tree.bias_correction(mu, b1, count), optax.tree.bias_correction(nu, b2, count)
-        direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), m, v)
-        return direction, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
-
-    return optax.GradientTransformation(init, update)
-
-
-def _check(optimizer: BertAdam | AdamW) -> None:
+def check_fields(optimizer: Any) -> None:
     """Raises ValueError naming the field of `optimizer` that is out of range."""
     name, o = type(optimizer).__name__, optimizer
     limits = [
@@ -255,6 +265,9 @@ def _check(optimizer: BertAdam | AdamW) -> None:
         ("layer_decay", 0 < o.layer_decay <= 1, "above 0 and at most 1"),
         ("frozen_layers", o.frozen_layers is None or o.frozen_layers >= 0, "0 or more, or None to freeze nothing"),
         ("clip_norm", o.clip_norm is None or 0 < o.clip_norm < math.inf, "a positive number, or None not to clip"),
+        ("decay_power", 0 < getattr(o, "decay_power", 1.0) < math.inf, "a positive number"),
+        ("schedule_start", o.schedule_start >= 0, "0 or more"),
+        ("schedule_steps", o.schedule_steps is None or o.schedule_steps >= 1, "at least 1, or None for the run's own"),
     ]  # fmt: skip
     for field, holds, wanted in limits:
         if not holds:

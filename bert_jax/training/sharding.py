@@ -4,7 +4,7 @@ A parameter says its axis letters (`Linear("BLD,DF->BLF")` has a kernel `D F`); 
 the mesh axis `fsdp` and `F` over `tensor`; XLA does the communication. On one device every axis has size 1.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,24 @@ class Together:
     def parts(self) -> int:
         """Into how many parts devices split the rows of a batch."""
         return int(np.prod([self.mesh.shape[axis] for axis in self.rows]))
+
+    @property
+    def own_parts(self) -> tuple[int, ...] | None:
+        """Those of the parts that devices of this process hold; None where it is the only one."""
+        if jax.process_count() == 1:
+            return None
+        held = self.shared_batch.addressable_devices_indices_map((self.parts,)).values()
+        return tuple(sorted({part for (rows,) in held for part in range(*rows.indices(self.parts))}))
+
+    def own_examples(self, batch_size: int) -> slice | np.ndarray:
+        """Those of a global batch that this process reads."""
+        if self.own_parts is None:
+            return slice(None)
+        return np.arange(batch_size).reshape(self.parts, -1)[list(self.own_parts)].reshape(-1)
+
+    def put(self, batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+        """A global batch on the devices, of the rows that each process has read."""
+        return jax.make_array_from_process_local_data(sharding, dict(batch))
 
     @property
     def batch(self) -> NamedSharding:

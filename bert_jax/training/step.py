@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from bert_jax.training.accumulation import accumulated_gradient, micro_batches
 from bert_jax.training.sharding import Together, optimizer_shardings, parameter_shardings
 
 
@@ -20,7 +21,7 @@ class State:
     A tree of this form also holds what there is one of for each array, such as shardings.
 
     Attributes:
-        step: int32 [], updates made so far.
+        step: int32 [], batches seen so far, also those whose update was skipped.
         seed: uint32 [], with the step and the example, all that random numbers are a function of.
         params: float32.
         opt_state: of the optimizer.
@@ -55,9 +56,11 @@ def trained_parameters(learner: nn.Module, params: Mapping[str, Any]) -> dict[st
     return {name: part for name, part in params.items() if name != "encoder" or learner.trains_encoder}
 
 
-def state_shardings(learner: nn.Module, optimizer: optax.GradientTransformation, batch: Any, mesh: Mesh) -> State:
-    """A sharding for every leaf of the state."""
-    boxed = abstract_parameters(learner, batch)
+def state_shardings(
+    learner: nn.Module, optimizer: optax.GradientTransformation, batch: Any, mesh: Mesh, boxed: Any = None
+) -> State:
+    """A sharding for every leaf of the state; `boxed` are the `abstract_parameters`, where they have been found."""
+    boxed = abstract_parameters(learner, batch) if boxed is None else boxed
     params = parameter_shardings(boxed, mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
     trained, lie = trained_parameters(learner, nn.unbox(boxed)), trained_parameters(learner, params)
@@ -81,34 +84,58 @@ def make_init(
 
 
 def make_train_step(
-    learner: nn.Module, optimizer: optax.GradientTransformation, shardings: State, together: Together
+    learner: nn.Module,
+    optimizer: optax.GradientTransformation,
+    shardings: State,
+    together: Together,
+    accumulate: int = 1,
 ) -> Callable:
     """`step(state, batch) -> state, metrics`; the state is donated. Of several runs together all of them have a leading
     axis.
 
-    Metrics are the learner's `Mean`s over the global batch, and the scalars `loss`, `gradient_norm` (before clipping)
-    and `tokens` (real ones). The gradient is that of the loss over the global batch, whatever the mesh.
+    Metrics are the learner's `Mean`s over the global batch, and the scalars `loss`, `gradient_norm` (before clipping),
+    `tokens` (real ones) and `skipped`. The gradient is that of the loss over the global batch, whatever the mesh, and
+    also where the batch is computed in several micro-batches (`accumulate`), whose activations are in memory one after
+    another.
+
+    Where loss or gradient norm is not finite, the update is skipped: parameters and optimizer state stay what they
+    were, only `step` goes on, to the next batch.
     """
 
     def step(state, batch):
         batch = learner.corrupt(_key(state.seed, _CORRUPT), state.step, batch)
         dropout = jax.random.fold_in(_key(state.seed, _DROPOUT), state.step)
 
-        def loss(trained):
+        def metrics_of(trained, batch):
             params = {**state.params, **trained}
-            metrics = learner.apply({"params": params}, batch, True, rngs={"dropout": dropout})
+            return learner.apply({"params": params}, batch, True, rngs={"dropout": dropout})
+
+        def loss(trained):
+            metrics = metrics_of(trained, batch)
             return learner.loss_of(metrics), metrics
 
         trained = trained_parameters(learner, state.params)
-        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
+        if accumulate == 1:
+            (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
+        else:
+            parts = micro_batches(batch, accumulate, together)
+            metrics, gradients = accumulated_gradient(learner, metrics_of, trained, batch, parts)
+            value = learner.loss_of(metrics)
+        norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-        params = {**state.params, **optax.apply_updates(trained, updates)}
+        updated = optax.apply_updates(trained, updates), opt_state
+        # A choice of each element, which is fused into the update that computes it.
+        trained, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), updated, (trained, state.opt_state)
+        )
         scalars = {
             "loss": value,
-            "gradient_norm": optax.tree.norm(gradients),
+            "gradient_norm": norm,
             "tokens": jnp.sum(batch["lengths"] * (batch["weight"] > 0)),
+            "skipped": ~finite,
         }
-        return State(state.step + 1, state.seed, params, opt_state), (metrics, scalars)
+        return State(state.step + 1, state.seed, {**state.params, **trained}, opt_state), (metrics, scalars)
 
     return jax.jit(
         together.map(step),

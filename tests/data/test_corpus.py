@@ -52,7 +52,7 @@ def folder(tmp_path_factory) -> Path:
 
 def test_two_workers_and_one_give_the_same_bytes(folder, tmp_path, monkeypatch):
     """The result depends on the input and the seed only."""
-    monkeypatch.setattr("bert_jax.data.corpus.CHUNK_CHARACTERS", 2000)  # several chunks in flight
+    monkeypatch.setattr("bert_jax.data.stages.CHUNK_CHARACTERS", 2000)  # several chunks in flight
     build_corpus(iter(documents()), TOKENIZER, tmp_path / "two", SMALL, workers=2)
     assert contents(tmp_path / "two") == contents(folder)
 
@@ -255,6 +255,26 @@ def test_splits_must_have_text_and_be_disjoint(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.txt", "b.txt"]
 
 
+def test_lengths_are_those_of_the_records(folder, tmp_path):
+    """They are known without the records, in the order asked for; of an older corpus the records tell them."""
+    for name, content in contents(folder).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    card = json.loads((tmp_path / "card.json").read_text())
+    for split in card["splits"].values():
+        (tmp_path / split.pop("lengths")).unlink()
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    for split in ("train", "valid"):
+        corpus, older = Corpus(folder, split), Corpus(tmp_path, split)
+        order = np.random.default_rng(0).integers(len(corpus), size=100)
+        assert corpus.lengths_of(order).dtype == np.int32
+        assert corpus.lengths_of(order).tolist() == corpus.read(order)["lengths"].tolist()
+        assert older.lengths_of(order).tolist() == corpus.lengths_of(order).tolist()
+        assert pickle.loads(pickle.dumps(corpus)).lengths_of(order).tolist() == corpus.lengths_of(order).tolist()
+    with pytest.raises(IndexError, match="valid has 0 to"):
+        corpus.lengths_of(np.array([len(corpus)]))
+
+
 def test_opening_what_is_no_corpus(folder, tmp_path):
     """Not a corpus folder, a missing split, a missing shard, an index outside: each is named."""
     with pytest.raises(FileNotFoundError, match="not a finished corpus folder"):
@@ -266,35 +286,6 @@ def test_opening_what_is_no_corpus(folder, tmp_path):
     (tmp_path / "card.json").write_bytes((folder / "card.json").read_bytes())
     with pytest.raises(FileNotFoundError, match=r"train-00000-of-00001\.array_record is missing"):
         Corpus(tmp_path)
-
-
-def test_damaged_record_is_named(folder, tmp_path):
-    """A flipped byte is noticed by its checksum, and the file and index of the record are in the message."""
-    for name, content in contents(folder).items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(content)
-    path = tmp_path / "train-00000-of-00001.array_record"
-    damaged = bytearray(path.read_bytes())
-    damaged[3000] ^= 0xFF
-    path.write_bytes(damaged)
-    corpus = Corpus(tmp_path)
-    with pytest.raises(ValueError, match=r"train-00000-of-00001\.array_record, record (\d+) \(example \1\) is damaged"):
-        corpus.read(np.arange(len(corpus)))
-
-
-@pytest.mark.parametrize(
-    "record", [b"\2\0\4\0" + b"\5\0" * 8, b"\0\0\0\0" + b"\5\0" * 8, b"\0\0\4\0" + b"\xff\xff" * 8]
-)
-def test_impossible_record_is_named(folder, tmp_path, record):
-    """A label above 1, an empty segment or an id outside the vocabulary never reaches the model."""
-    (tmp_path / "card.json").write_bytes((folder / "card.json").read_bytes())
-    for split in ("train", "valid"):
-        path = tmp_path / f"{split}-00000-of-00001.array_record"
-        writer = workers.ArrayRecordWriter(str(path), "group_size:1")
-        writer.write(record)
-        writer.close()
-    with pytest.raises(ValueError, match=r"record 0 \(example 0\) is damaged"):
-        Corpus(tmp_path).read(np.array([0]))
 
 
 ENDLESS = """
@@ -347,7 +338,7 @@ def test_memory_is_bounded_by_chunks_in_flight(tmp_path, monkeypatch):
         tokenized = done if stage == "reading" else tokenized
         ahead.append(drawn - tokenized // size)
 
-    monkeypatch.setattr("bert_jax.data.corpus.CHUNK_CHARACTERS", size)
+    monkeypatch.setattr("bert_jax.data.stages.CHUNK_CHARACTERS", size)
     build_corpus(counted(), TOKENIZER, tmp_path / "c", CorpusConfig(32, 1), workers=2, progress=watch)
     assert drawn == 200 and max(ahead) <= 2 * 2 + 1
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bert_jax.data.corpus import Corpus
-from bert_jax.data.loader import TrainingBatches, evaluation_batches, stream
+from bert_jax.data.loader import EvaluationBatches, TrainingBatches, stream
 
 
 class Numbers:
@@ -98,7 +98,7 @@ def test_no_examples():
 @pytest.mark.parametrize(("size", "weights"), [(10, [4, 4, 2]), (8, [4, 4]), (3, [3])])
 def test_an_evaluation_counts_every_example_once(size, weights):
     """In order; every batch has the same rows, and those that fill up the last one weigh nothing."""
-    batches = list(evaluation_batches(Numbers(size), 4))
+    batches = list(EvaluationBatches(Numbers(size), 4))
     assert [batch["weight"].sum() for batch in batches] == weights
     assert all(len(batch[name]) == 4 for batch in batches for name in ("example", "square", "weight"))
     assert {batch["weight"].dtype.name for batch in batches} == {"float32"}

@@ -188,7 +188,7 @@ def test_scan_and_remat_reach_the_layers(params):
     looped, unrolled = gradient_of(LOOPED), gradient_of(MODEL)
     assert "unroll=1" in looped and f"unroll={N}" not in looped and f"unroll={N}" in unrolled
     assert "remat2" not in unrolled + looped and "checkpoint" not in unrolled + looped
-    again = gradient_of(Bert(**TINY, remat=True))
+    again = gradient_of(Bert(**TINY, remat="full"))
     assert "remat2" in again or "checkpoint" in again
 
 

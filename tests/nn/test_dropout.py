@@ -25,7 +25,7 @@ def mask(key, rate=0.1, shape=SHAPE):
 def words_of(key, row):
     """The two words that a row gets of a key."""
     first, second = jax.random.bits(key, (2,), jnp.uint32)
-    return dropout._hash(row, first, second), dropout._hash(row, second, first)
+    return dropout.hash_words(row, first, second), dropout.hash_words(row, second, first)
 
 
 @jax.jit

@@ -11,7 +11,14 @@ from bert_jax.nn.linear import Linear
 from bert_jax.nn.stack import stack
 
 N = 3
-FORMS = {"unrolled": (False, False), "scan": (True, False), "remat": (False, True), "scan, remat": (True, True)}
+FORMS = {
+    "unrolled": (False, "none"),
+    "scan": (True, "none"),
+    "full": (False, "full"),
+    "scan, full": (True, "full"),
+    "dots": (False, "dots"),
+    "scan, dots": (True, "dots"),
+}
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 8)), jnp.float32)
 LENGTHS = jnp.array([4, 2])
 
@@ -27,7 +34,7 @@ class ToyLayer(nn.Module):
 
 class Tower(nn.Module):
     scan: bool = False
-    remat: bool = False
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, x, lengths, train: bool):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.data.loader import TrainingBatches, evaluation_batches
+from bert_jax.data.loader import EvaluationBatches, TrainingBatches
 from bert_jax.data.tables import Tables
 from bert_jax.experiment import Experiment
 from bert_jax.learners.multitask import Multitask
@@ -177,13 +177,13 @@ def test_batches_keep_questions_together(tmp_path):
     """Of a shuffled epoch and of a ragged evaluation: C rows that follow each other, with one label and one weight."""
     rows = [("a", ["b", "c", "d"], "ABC"[i % 3]) for i in range(11)]
     features = task_of(tmp_path, rows).train(TOKENIZER)
-    for batch in (TrainingBatches(features, 8, seed=0)[0], *evaluation_batches(features, 8)):
+    for batch in (TrainingBatches(features, 8, seed=0)[0], *EvaluationBatches(features, 8)):
         assert len(batch["weight"]) == 24
         questions = batch["example"].reshape(8, 3)
         assert (questions % 3 == np.arange(3)).all() and (questions // 3 == questions[:, :1] // 3).all()
         for name in ("label", "weight"):
             assert (batch[name].reshape(8, 3) == batch[name].reshape(8, 3)[:, :1]).all()
-    weights = [batch["weight"].sum() for batch in evaluation_batches(features, 8)]
+    weights = [batch["weight"].sum() for batch in EvaluationBatches(features, 8)]
     assert weights == [24, 9]
 
 

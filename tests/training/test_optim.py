@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from bert_jax.training.lamb import Lamb
 from bert_jax.training.optim import AdamW, BertAdam, decayed, warmup_linear, warmup_steps
 
 NAMES = {  # path -> (shape, decayed)
@@ -115,6 +116,22 @@ def test_adamw_equals_numpy(decay_all):
     o = AdamW(learning_rate=0.03, warmup=3, weight_decay=0.1, decay_all=decay_all)
     got, _ = train(o, 10, LARGE)
     assert_same(got, reference(o, 10, LARGE, standard_rate(0.03, 3), correct=True, decay_all=decay_all))
+
+
+def test_adamw_is_optaxs():
+    """Updates and the names of the state are those of `optax.adamw` (a checkpoint of either is one of the other)."""
+    o = AdamW(learning_rate=0.03, warmup=3, weight_decay=0.1, clip_norm=None)
+    ours = o.build(10)
+    theirs = optax.chain(optax.identity(), optax.adamw(o.schedule(10), o.b1, o.b2, o.eps, weight_decay=0.1))
+    params = nest({k: jnp.asarray(v) for k, v in random_leaves(0).items()})
+    states = [ours.init(params), theirs.init(params)]
+    for gradient in LARGE[:3]:
+        (mine, states[0]), (other, states[1]) = (
+            transform.update(nest(gradient), state, params)
+            for transform, state in zip((ours, theirs), states, strict=True)
+        )
+        jax.tree.map(np.testing.assert_array_equal, mine, other)
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
 
 
 @pytest.mark.parametrize("optimizer", [BertAdam, AdamW])
@@ -241,6 +258,26 @@ def test_schedule_equals_transcription(warmup, total):
     rate = AdamW(learning_rate=3e-5, warmup=warmup).schedule(total)
     wanted = [standard_rate(3e-5, warmup)(t, total) for t in range(total + 1)]
     np.testing.assert_allclose([rate(t) for t in range(total + 1)], wanted, rtol=2e-5, atol=1e-11)
+
+
+@pytest.mark.parametrize("optimizer", [BertAdam, AdamW, Lamb])
+def test_a_part_of_a_schedule(optimizer):
+    """Two runs of 6 and 4 steps in one schedule of 10 have its learning rates, warm-up counted over the whole; a run
+    that would outlast its schedule is refused."""
+    whole = optimizer(warmup=0.3).schedule(10)
+    parts = [optimizer(warmup=0.3, schedule_steps=10), optimizer(warmup=0.3, schedule_start=6, schedule_steps=10)]
+    rates = [float(part.schedule(n)(step)) for part, n in zip(parts, (6, 4), strict=True) for step in range(n)]
+    assert rates == [float(whole(step)) for step in range(10)]
+    params = {"kernel": jnp.ones(3)}
+    built = parts[1].build(4)
+    updates, _ = built.update(params, built.init(params), params)
+    alone = optimizer(warmup=0, learning_rate=float(whole(6)), schedule_steps=10**6).build(4)
+    wanted, _ = alone.update(params, alone.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], wanted["kernel"], rtol=1e-5)
+    with pytest.raises(ValueError, match=r"schedule_steps 10 end before the run does: .* schedule_start 6 and has 5"):
+        parts[1].schedule(5)
+    with pytest.raises(ValueError, match="schedule_start must be 0 or more"):
+        optimizer(schedule_start=-1)
 
 
 def test_warmup_is_steps_or_a_fraction():

@@ -89,7 +89,7 @@ def test_a_step_changes_every_parameter_and_counts(functions, state):
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), first.params, second.params)
     assert all(jax.tree.leaves(changed)), changed
     names = {f"{name}/{kind}" for name in ("mlm", "nsp", "classify") for kind in ("loss", "accuracy")}
-    assert set(metrics) == names and set(scalars) == {"loss", "gradient_norm", "tokens"}
+    assert set(metrics) == names and set(scalars) == {"loss", "gradient_norm", "tokens", "skipped"}
     losses = sum(float(metrics[f"{name}/loss"].value) for name in ("mlm", "nsp", "classify"))
     assert float(scalars["loss"]) == pytest.approx(losses, rel=1e-6)
 
@@ -188,3 +188,42 @@ def test_filler_rows_count_nothing(functions, state):
             np.testing.assert_allclose(a, b, rtol=1e-6)
     _, (metrics, scalars) = train(state, batch)
     assert metrics["nsp/loss"].count == 5 and scalars["tokens"] == batch["lengths"][:5].sum()
+
+
+def rows_that_give(value):
+    """A batch with a token that the table does not have, which gives NaN, or without."""
+    batch = batch_of()
+    batch["tokens"][3, 1] = value
+    return batch
+
+
+def test_a_step_that_is_not_finite_changes_nothing(functions, state):
+    """Parameters and optimizer state stay as they were, to the bit, and only the step goes on, to another batch; the
+    next good one trains as if there had been none between."""
+    _, train, _ = functions
+    once, _ = train(state, batch_of())
+    skipped, (metrics, scalars) = train(once, rows_that_give(V))
+    assert scalars["skipped"] and not np.isfinite(scalars["loss"]) and not np.isfinite(metrics["mlm/loss"].total)
+    assert skipped.step == 2 and same((skipped.params, skipped.opt_state), (once.params, once.opt_state))
+    after, (_, scalars) = train(skipped, batch_of())
+    straight, _ = train(once.replace(step=jnp.int32(2)), batch_of())
+    assert not scalars["skipped"] and same(after, straight) and not same(after.params, once.params)
+
+
+class Steep(Probe):
+    """The root of 0: a finite loss, and an infinite gradient."""
+
+    @nn.compact
+    def __call__(self, batch, train=False):
+        one = self.param("kernel", nn.with_logical_partitioning(nn.initializers.zeros, ("D",)), (1,))[0]
+        return {"corruption": Mean(jnp.sqrt(jnp.abs(one)), jnp.float32(1))}
+
+
+def test_a_gradient_that_is_not_finite_counts_as_such():
+    """Whatever the loss is."""
+    together = Together(MeshShape().build())
+    batch = {"lengths": np.ones(8, np.int32), "weight": np.ones(8, np.float32)}
+    shardings = state_shardings(Steep(), OPTIMIZER, batch, together.mesh)
+    state = make_init(Steep(), OPTIMIZER, shardings, together)(np.uint32(0), batch)
+    after, (_, scalars) = make_train_step(Steep(), OPTIMIZER, shardings, together)(state, batch)
+    assert scalars["loss"] == 0 and scalars["skipped"] and after.params["kernel"][0] == 0 and after.step == 1

@@ -74,7 +74,7 @@ class Training:
         self._step = make_train_step(run.learner, optimizer, shardings, run.together)
         layout = Layout.of(run.train_source, experiment.padding, run.together.parts)
         orders = [TrainingBatches(run.train_source, experiment.batch_size, int(seed)) for seed in seeds]
-        self._batch_of = lambda step: run.together.stack(layout([order[step] for order in orders]))
+        self._batch_of = lambda step: run.together.stack(layout.batches(orders, step))
         self._batches = stream(self._batch_of, 0, run.steps)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self._state.params)) // experiment.seeds
         self.facts = facts(parameters=parameters)
@@ -143,7 +143,7 @@ class Loading:
         run = resolve(decode(experiment))
         order = TrainingBatches(run.train_source, run.experiment.batch_size, run.experiment.seed)
         layout = Layout.of(run.train_source, run.experiment.padding)
-        self._batches = stream(lambda step: layout([order[step]])[0], 0, run.steps)
+        self._batches = stream(lambda step: layout.batches([order], step)[0], 0, run.steps)
         self.facts = facts()
 
     def run(self, steps: int) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def preparation(text: Given) -> list[Row]:
             "MB",
             (ours("Corpus", arguments={"dupe_factor": copies}), tokenizers),
             prepare=prepared("text_file"),
-            arguments=text,
+            arguments=text | {"limit": 5 * text["limit"]},  # worker processes are to work, not only to start
             steps=1,
         )
         for name, copies in (("corpus", 1), ("corpus-10-copies", 10))
