@@ -138,7 +138,8 @@ ENVIRONMENT_FILE = "environment.jsonl"  # of a workdir: a line a start
 
 # What may change between a run and its continuation: it does not change what is computed.
 FREE_FIELDS = (
-    "mesh", "processes", "task.cache", "task.cache_gigabytes", "accumulate", "keep", "log_every", "checkpoint_every", "eval_batch_size", "stall_seconds",
+    "task.cache", "task.cache_gigabytes",
+    "mesh", "processes", "accumulate", "keep", "log_every", "checkpoint_every", "eval_batch_size", "stall_seconds",
     "max_skipped_in_a_row",
 )  # fmt: skip
 
@@ -192,17 +193,25 @@ def encode(value: Any) -> Any:
 
 def decode(value: Any, hint: Any = None) -> Any:
     """The inverse of `encode`. Raises ValueError for a class that cannot be found, or that is no dataclass: a record
-    of somebody else's must not be able to call any function there is."""
+    of somebody else's must not be able to call any function there is. So it does for a field that is not there, or of
+    another type."""
     if isinstance(value, dict) and "class" in value:
-        module, _, name = value["class"].rpartition(".")
+        module, _, name = str(value["class"]).rpartition(".")
         try:
             kind = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # what the module raises that is imported
             raise ValueError(f"class {value['class']} of the record cannot be imported: {error}") from None
         if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
             raise ValueError(f"{value['class']} of the record is no dataclass: `encode` writes nothing else")
         hints = typing.get_type_hints(kind)
-        return kind(**{key: decode(item, hints.get(key)) for key, item in value.items() if key != "class"})
+        fields = {key: decode(item, hints.get(key)) for key, item in value.items() if key != "class"}
+        for key, item in fields.items():
+            if not _may_be(item, hints.get(key, Any)):
+                raise ValueError(f"{key} of {value['class']} is {item!r} in the record, expected {hints[key]}")
+        try:
+            return kind(**fields)
+        except (TypeError, AttributeError, LookupError, ArithmeticError) as error:  # in its own checks
+            raise ValueError(f"{value['class']} of the record cannot be made: {error}") from error
     if isinstance(value, dict):
         return {key: decode(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -210,6 +219,24 @@ def decode(value: Any, hint: Any = None) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     # Where a text is wanted, too, it may be a URL, of which a Path would drop a slash.
     return Path(value) if isinstance(value, str) and Path in options and str not in options else value
+
+
+def _may_be(value: Any, hint: Any) -> bool:
+    """Whether a value can be of a type, of which only what JSON knows and dataclasses are looked at."""
+    options, origin = typing.get_args(hint), typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_may_be(value, option) for option in options)
+    if origin is typing.Literal:
+        return value in options
+    if origin is tuple and options[1:] == (...,):
+        return isinstance(value, tuple) and all(_may_be(item, options[0]) for item in value)
+    if hint is float:
+        return type(value) in (int, float)
+    if hint in (int, bool, str):
+        return type(value) is hint
+    if hint is None or hint is types.NoneType:
+        return value is None
+    return not dataclasses.is_dataclass(hint) or isinstance(value, hint)
 
 
 def claim_workdir(workdir: Path, experiment: Experiment) -> None:
@@ -230,10 +257,13 @@ def claim_workdir(workdir: Path, experiment: Experiment) -> None:
 
 def check_record(path: Path, experiment: Experiment, workdir: Path) -> None:
     """Raises ValueError, naming the fields that differ, where the record of a workdir is that of another experiment."""
-    there = json.loads(path.read_text())
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     try:
         there = encode(decode(there))  # fields that have come since have their defaults
-    except (ValueError, TypeError):
+    except ValueError:
         pass  # of a class or a field that is gone: compared as it stands, which names what differs
     differences = [
         line

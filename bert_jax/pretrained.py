@@ -224,11 +224,23 @@ def load_architecture(source: str | os.PathLike) -> Pretrained:
 
 
 def load_experiment(workdir: Path) -> Experiment:
-    """The experiment that a workdir holds. Raises FileNotFoundError where there is none."""
+    """The experiment that a workdir holds. Raises FileNotFoundError where there is none, ValueError for a record that
+    is damaged."""
     path = Path(workdir) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{workdir} is no workdir of a run: it has no config.json")
-    return decode(json.loads(path.read_text()))
+    return _recorded(path, Experiment)
+
+
+def _recorded(path: Path, kind: type) -> Any:
+    """What `encode` has written to a file."""
+    try:
+        found = decode(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, or of another version: {error}") from error
+    if not isinstance(found, kind):
+        raise ValueError(f"{path} is damaged: it records a {type(found).__name__}, not a {kind.__name__}")
+    return found
 
 
 def write_learner(folder: Path, learner: Multitask) -> None:
@@ -266,10 +278,7 @@ def locate(source: str | os.PathLike) -> tuple[Path, Format]:
 def _load(source: str | os.PathLike, checkpoint: str, weights: bool) -> Pretrained:
     folder, layout = locate(source)
     if layout == "bert_jax":
-        try:
-            learner = decode(json.loads((folder / LEARNER_FILE).read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{folder / LEARNER_FILE} is damaged, or of another version: {error}") from error
+        learner = _recorded(folder / LEARNER_FILE, Multitask)
         params = _restore(folder / "checkpoints", checkpoint) if weights else None
         return Pretrained(learner, params, _tokenizer(folder / "tokenizer"))
     found = {"hf": huggingface, "google": google}[layout].read(folder)

@@ -245,7 +245,7 @@ def describe(run: Resolved, baselines: dict[str, dict[str, float]], start: int) 
     held_out = ", ".join(f"{len(source):,} in {name}" for name, source in run.evaluations.items())
     lines = [
         f"{sum(x.size for x in shapes):,} parameters, dots in {compute_dtype(encoder.dtype)}, "
-        f"vocabulary of {encoder.vocab_size:,}",
+        f"{getattr(encoder, 'attention', 'own')} attention, vocabulary of {encoder.vocab_size:,}",
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh "
         + " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
         + (f", {jax.process_count()} processes" if jax.process_count() > 1 else ""),

@@ -1,12 +1,13 @@
 """Predicts how a pre-training step scales: bytes that devices exchange, counted; links, from data sheets; hence times.
 
-    python tools/predict_scaling.py --size large --length 128 --rows 256 --step-seconds 0.369 --output runs/scaling
+    python tools/predict_scaling.py --size large --length 128 --rows 256 --step-seconds 0.369 --clusters "DGX A100"
 
 The step is compiled, and never run, for eight fake devices of a CPU, once for each way to split it: data (every device
 has the whole model), fsdp (parameters and optimizer state in eighths), tensor (each layer in eighths). What its
 collectives exchange is read from the compiled program. `--step-seconds` is one device's measured time for a step of
-`--rows` rows; `--accumulate` such steps make an update. The time of a collective is its bytes over the link's bandwidth
-and a latency for each hop, in the node and across nodes one after the other.
+`--rows` rows (where there is none, `--mfu` assumes a share of the device's peak); `--accumulate` such steps make an
+update. The time of a collective is its bytes over the link's bandwidth and a latency for each hop, in the node and
+across nodes one after the other.
 
 Prints tables, and writes them with a picture to `--output`. Efficiency is the throughput of a device as a share of what
 one alone has with the same rows; `overlapped` lets all communication but that of tensor parallelism run behind the
@@ -16,10 +17,9 @@ computation, `exposed` none. The truth should lie between, and below both where 
 import dataclasses
 import json
 import math
-import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,8 @@ from bert_jax.models.bert import SIZES, bert
 from bert_jax.nn.dot import ComputeDtype
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.nsp import Nsp
+from bert_jax.training.collectives import KINDS, Collective, collectives
+from bert_jax.training.flops import PEAKS, dot_flops
 from bert_jax.training.optim import BertAdam
 from bert_jax.training.sharding import MeshShape, Together
 from bert_jax.training.step import make_init, make_train_step, state_shardings
@@ -43,8 +45,6 @@ MESHES: dict[Split, MeshShape] = {
     "fsdp": MeshShape(data=1, fsdp=DEVICES),
     "tensor": MeshShape(data=1, tensor=DEVICES),
 }
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 # XLA joins collectives into messages of about this size on GPUs, which bounds how often latency is paid.
 MESSAGE_BYTES = 30 * 2**20
 
@@ -64,11 +64,12 @@ class Link:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Devices in nodes of `node`, with a link inside and one between nodes; one node may be all there is."""
+    """Devices in nodes of `node`, with a link inside and one between nodes; `peak` is a device's flop/s in bfloat16."""
 
     node: int
     inside: Link
     between: Link
+    peak: float = math.nan
 
 
 # Bandwidths are 80 % of the line rate, which is what NCCL reaches over NVLink ("450 GB/s is the line rate. With the
@@ -76,109 +77,15 @@ class Cluster:
 # Latencies are assumed: of the order that NCCL's tuning tables have for a hop.
 CLUSTERS = {
     # NVLink 3, 600 GB/s in both directions together; one 200 Gb/s HDR adapter a GPU (NVIDIA DGX A100 data sheet).
-    "DGX A100": Cluster(8, Link(0.8 * 300e9, 4e-6), Link(0.8 * 25e9, 15e-6)),
+    "DGX A100": Cluster(8, Link(0.8 * 300e9, 4e-6), Link(0.8 * 25e9, 15e-6), PEAKS["A100"]),
     # NVLink 4, 900 GB/s in both directions together; one 400 Gb/s NDR adapter a GPU (NVIDIA DGX H100 user guide).
-    "DGX H100": Cluster(8, Link(0.8 * 450e9, 4e-6), Link(0.8 * 50e9, 15e-6)),
+    "DGX H100": Cluster(8, Link(0.8 * 450e9, 4e-6), Link(0.8 * 50e9, 15e-6), PEAKS["H100"]),
     # 400 GB/s of ICI in both directions together, 256 chips a pod (docs.cloud.google.com/tpu/docs/v5e); pods are joined
     # by the data centre's network, 6.4 Tb/s a pod.
-    "TPU v5e": Cluster(256, Link(0.8 * 200e9, 1e-6), Link(0.8 * 6.4e12 / 8 / 256, 50e-6)),
+    "TPU v5e": Cluster(256, Link(0.8 * 200e9, 1e-6), Link(0.8 * 6.4e12 / 8 / 256, 50e-6), PEAKS["TPU v5 lite"]),
     # 1,200 GB/s of ICI in both directions together, up to 6,144 chips a slice (docs.cloud.google.com/tpu/docs/v5p).
-    "TPU v5p": Cluster(6144, Link(0.8 * 600e9, 1e-6), Link(0.8 * 50e9 / 8, 50e-6)),
+    "TPU v5p": Cluster(6144, Link(0.8 * 600e9, 1e-6), Link(0.8 * 50e9 / 8, 50e-6), PEAKS["TPU v5"]),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Collective:
-    """One of a compiled step.
-
-    Attributes:
-        kind: of `KINDS`.
-        payload: bytes of the whole array, as it is after an all-gather and before a reduce-scatter.
-        group: devices that take part.
-        times: in a step; more than 1 in a loop.
-    """
-
-    kind: str
-    payload: int
-    group: int
-    times: int = 1
-
-    @property
-    def wire(self) -> float:
-        """Bytes that each device sends for it, by a ring: of an all-reduce 2 (n - 1) / n times the payload."""
-        share = (self.group - 1) / self.group
-        return self.times * self.payload * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
-
-
-def collectives(program: str) -> list[Collective]:
-    """Those of a compiled HLO module, each as often as its loop runs.
-
-    Raises ValueError where a loop that holds one does not say how often it runs, or a group cannot be read.
-    """
-    bodies, entry = _computations(program)
-
-    def of(name: str, times: int) -> Iterator[Collective]:
-        for line in bodies.get(name, ()):
-            found = re.search(rf" ({'|'.join(KINDS)})(?:-start)?\(", line)
-            if found:
-                yield _collective(line, found[1], times)
-            for called, many in _called(line):
-                inner = list(of(called, times * (many or 1)))
-                if inner and many is None:
-                    raise ValueError(f"a loop with collectives does not say how often it runs: {line.strip()[:120]}")
-                yield from inner
-
-    return [one for one in of(entry, 1) if one.group > 1]
-
-
-def _computations(program: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of each computation by name, and the name of the entry."""
-    bodies: dict[str, list[str]] = {}
-    current = entry = ""
-    for line in program.splitlines():
-        if started := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
-            current = started[2]
-            bodies[current] = []
-            entry = current if started[1] else entry
-        elif current:
-            bodies[current].append(line)
-    return bodies, entry
-
-
-def _called(line: str) -> Iterator[tuple[str, int | None]]:
-    """Computations that a line runs, and how often; None if it does not say."""
-    if " while(" in line:
-        trips = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
-        yield re.search(r"body=%?([\w.\-]+)", line)[1], int(trips[1]) if trips else None
-    for name in re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line):
-        yield name, 1
-    for names in re.findall(r"(?:branch_computations|called_computations)=\{([^}]*)\}", line):
-        yield from ((name.strip().lstrip("%"), 1) for name in names.split(","))
-
-
-def _collective(line: str, kind: str, times: int) -> Collective:
-    result = line.split(" = ", 1)[1].split(f" {kind}", 1)[0]
-    sizes = [
-        BYTES[dtype] * math.prod(int(size) for size in shape.split(",") if size)
-        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result)
-    ]
-    group = _group(line)
-    payload = sum(sizes) * (group if kind == "reduce-scatter" else 1)
-    return Collective(kind, payload, group, times)
-
-
-def _group(line: str) -> int:
-    """Devices of a group: `mesh['a'=4,'b'=2] {'a'}`, `[2,4]<=[8]` or `{{0,1},{2,3}}`."""
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line):
-        sizes = dict(re.findall(r"'([^']*)'=(\d+)", named[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']*)'", named[2]))
-    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", line):
-        return int(iota[2])
-    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
-        return len(listed[1].split(","))
-    if " collective-permute" in line:
-        return 2
-    raise ValueError(f"cannot read who takes part in {line.strip()[:160]}")
 
 
 def seconds(kind: str, payload: float, group: int, cluster: Cluster, messages: int = 1) -> float:
@@ -212,7 +119,10 @@ class Arguments:
     accumulate: int = 1
     """micro-batches of an update"""
     step_seconds: float | None = None
-    """measured: one device, one micro-batch; without it only bytes are counted"""
+    """measured: one device, one micro-batch"""
+    mfu: float | None = None
+    """in place of a measurement: the share of its peak that a device is assumed to reach. Without either, bytes are
+    counted and nothing is predicted"""
     clusters: tuple[str, ...] = tuple(CLUSTERS)
     """of the table at the top of this file"""
     devices: tuple[int, ...] = (8, 64, 512)
@@ -229,12 +139,15 @@ class Arguments:
     def __post_init__(self):
         if unknown := set(self.clusters) - set(CLUSTERS):
             raise ValueError(f"no clusters {sorted(unknown)}; there are {', '.join(CLUSTERS)}")
+        if self.step_seconds is not None and self.mfu is not None:
+            raise ValueError("give step_seconds, which was measured, or mfu, which is assumed")
         if self.output is not None and self.output.exists():
             raise ValueError(f"{self.output} exists; nothing is overwritten")
 
 
-def compiled(given: Arguments, split: Split) -> tuple[str, int]:
-    """The step's compiled program for `DEVICES` devices, split one way, and the bytes of the parameters."""
+def compiled(given: Arguments, split: Split) -> tuple[str, int, float]:
+    """The step's compiled program for `DEVICES` devices, split one way; bytes of the parameters; flop of the dots of an
+    update for the rows of one device."""
     vocab_size = -(-given.vocab_size // DEVICES) * DEVICES
     # Looped layers compile in a tenth of the time, and exchange what unrolled ones do.
     encoder = bert(given.size, vocab_size=vocab_size, dtype=given.dtype, max_length=max(512, given.length), scan=True)
@@ -258,34 +171,63 @@ def compiled(given: Arguments, split: Split) -> tuple[str, int]:
     state = jax.eval_shape(make_init(learner, optimizer, shardings, together), np.uint32(0), batch)
     step = make_train_step(learner, optimizer, shardings, together, given.accumulate)
     program = step.lower(state, batch).compile().as_text()
-    return program, sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
+
+    def forward(params, batch):
+        return learner.apply({"params": params}, learner.corrupt(jax.random.key(0), 0, batch), False)
+
+    flops = 3.0 * dot_flops(forward, state.params, batch) * given.rows * given.accumulate / rows
+    return program, sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params)), flops
 
 
-def predict(found: Sequence[Collective], split: Split, devices: int, cluster: Cluster, step_seconds: float) -> dict:
+def predict(
+    found: Sequence[Collective], split: Split, devices: int, cluster: Cluster, step_seconds: float, parameters: int = 0
+) -> dict:
     """Seconds of communication and efficiency of an update on `devices`.
 
-    With `tensor`, groups of eight are tensor parallel, and as many groups as there are share the rows: each has eight
-    times the rows of one device, so that its computation takes as long; its gradients, an eighth of them on each device,
-    are then summed over the groups.
+    With `tensor`, groups of eight are tensor parallel and share the rows: each group has eight times the rows of one
+    device, so that its computation takes as long. Its gradients, an eighth of them on each device, are then summed over
+    the groups.
 
     Args:
         found: collectives of the step on eight devices.
         step_seconds: of the computation of an update on one device.
+        parameters: bytes, for the sums over groups of `tensor`.
     """
-    group = DEVICES if split == "tensor" else devices
-    scale = DEVICES if split == "tensor" else 1  # rows
-    communication = 0.0
-    for one in found:
-        messages = one.times if split == "tensor" else max(1, round(one.times * one.payload / MESSAGE_BYTES))
-        payload = one.times * one.payload * scale
-        communication += seconds(one.kind, payload, group, cluster, messages)
+    if split == "tensor":
+        # One after another, each waits for the one before: nothing is joined into larger messages.
+        inside = sum(
+            seconds(one.kind, DEVICES * one.times * one.payload, one.group, cluster, one.times) for one in found
+        )
+        between = _across(parameters / DEVICES, devices // DEVICES, cluster)
+        computing = step_seconds + inside
+        hidden = max(0.0, between - computing)
+        exposed, overlapped = computing + between, computing + hidden
+        communication = inside + between
+    else:
+        communication = sum(
+            seconds(
+                one.kind,
+                one.times * one.payload,
+                devices,
+                cluster,
+                max(1, round(one.times * one.payload / MESSAGE_BYTES)),
+            )
+            for one in found
+        )
+        exposed, overlapped = step_seconds + communication, max(step_seconds, communication)
     return {
-        "communication": communication,
-        "exposed": step_seconds / (step_seconds + communication),
-        "overlapped": step_seconds / (step_seconds + communication)
-        if split == "tensor"
-        else step_seconds / max(step_seconds, communication),
-    }
+        "communication": communication, "exposed": step_seconds / exposed, "overlapped": step_seconds / overlapped
+    }  # fmt: skip
+
+
+def _across(payload: float, groups: int, cluster: Cluster) -> float:
+    """Seconds of an all-reduce over `groups` devices of which each has its own part of the model, in another group of
+    eight: over the link between nodes where eight fill a node."""
+    if groups == 1:
+        return 0.0
+    nodes = min(groups, max(1, cluster.node // DEVICES))
+    apart = Cluster(nodes, cluster.inside, cluster.between)
+    return seconds("all-reduce", payload, groups, apart, max(1, round(payload / MESSAGE_BYTES)))
 
 
 def count_table(counted: dict[str, list[Collective]], parameters: dict[str, int]) -> str:
@@ -352,19 +294,23 @@ def main(given: Arguments) -> None:
     """Counts, predicts, prints, writes."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES)
-    counted, parameters = {}, {}
+    counted, parameters, flops = {}, {}, 0.0
     for split in given.splits:
-        program, parameters[split] = compiled(given, split)
+        program, parameters[split], flops = compiled(given, split)
         counted[split] = collectives(program)
     counts = count_table(counted, parameters)
     print(
         f"bert-{given.size} {SIZES[given.size]}, {next(iter(parameters.values())) / 1e6:.0f} MB of parameters\n{counts}"
     )
-    if given.step_seconds is None:
+    if given.step_seconds is None and given.mfu is None:
         return
+
+    def computing(cluster: Cluster) -> float:
+        return given.accumulate * given.step_seconds if given.mfu is None else flops / cluster.peak / given.mfu
+
     rows = [
         {"cluster": name, "split": split, "devices": devices}
-        | predict(counted[split], split, devices, CLUSTERS[name], given.accumulate * given.step_seconds)
+        | predict(counted[split], split, devices, CLUSTERS[name], computing(CLUSTERS[name]), parameters[split])
         for name in given.clusters
         for split in given.splits
         for devices in given.devices

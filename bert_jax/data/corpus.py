@@ -202,7 +202,6 @@ class Corpus:
     ) -> None:
         self.split, self.skip_damaged = split, skip_damaged
         self.replaced: dict[int, int] = {}
-        self._draws: dict[int, int] = {}  # of a damaged instance, for one that is read instead
         if is_url(folder):
             self.folder: LocalFolder | RemoteFolder = RemoteFolder(str(folder), CARD, cache, cache_bytes)
         else:
@@ -271,16 +270,14 @@ class Corpus:
         """
         indices = self._inside(indices)
         while True:
-            places = (
-                np.array([self.replaced.get(i, i) for i in indices.tolist()], np.int64) if self.replaced else indices
-            )
-            records, faults = self._shards.read(places)
+            places = indices
+            if self.replaced:
+                places = np.array([self.replaced.get(i, i) for i in indices.tolist()], np.int64)
+            batch, faults = self._read(places)
             if not faults:
-                batch, faults = self._decoded(places, records)
-                if not faults:
-                    return batch | {"example": indices.astype(np.uint32)}
+                return batch | {"example": indices.astype(np.uint32)}
             for row, what in faults.items():
-                self._found_damaged(int(indices[row]), int(places[row]), what)
+                self._replace(int(indices[row]), int(places[row]), what)
 
     def lengths_of(self, indices: np.ndarray) -> np.ndarray:
         """Tokens of each instance, int32 [B]: the `lengths` of `read`, without its records.
@@ -312,8 +309,12 @@ class Corpus:
             raise IndexError(f"indices {indices.min()} to {indices.max()}: {self.split} has 0 to {len(self) - 1}")
         return indices
 
+    def _read(self, places: np.ndarray) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+        """The arrays of a batch without `example`; of damaged records what is wrong with them, by their row."""
+        records, faults = self._shards.read(places)
+        return ({}, faults) if faults else self._decoded(places, records)
+
     def _decoded(self, places: np.ndarray, records: list[bytes]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-        """The arrays of whole records; of others what is wrong with them, by their row."""
         faults: dict[int, str] = {}
 
         def check(good: np.ndarray, what: str) -> None:
@@ -348,21 +349,22 @@ class Corpus:
             "pair_label": pair_label,
         }, faults
 
-    def _found_damaged(self, index: int, place: int, what: str) -> None:
-        """The instance that was read for `index`, at `place`, is damaged: draws another one, if that is wanted."""
+    def _replace(self, index: int, place: int, what: str) -> None:
+        """Finds an instance to be read for `index`, as what was read from `place` is damaged."""
         message = f"{self._shards.place(place)} (example {place}) is damaged: {what}"
         if not self.skip_damaged:
             raise ValueError(f"{message}; build the corpus again, or have such examples replaced (skip_damaged)")
         with self._lock:
             if self.replaced.get(index, index) != place:
-                return  # another thread has found it first
-            draw = self._draws[index] = self._draws.get(index, -1) + 1
-            if draw == REPLACEMENTS:
-                raise ValueError(f"{message}; so are {draw} others that would be read for example {index}")
-            self.replaced[index] = other = self._other(index, draw)
+                return  # another thread was faster
+            others = (self._other(index, draw) for draw in range(REPLACEMENTS))
+            other = next((other for other in others if not self._read(np.array([other]))[1]), None)
+            if other is None:
+                raise ValueError(f"{message}; so are {REPLACEMENTS} others that would be read for example {index}")
+            self.replaced[index] = other
             count = len(self.replaced)
-        if draw == 0 and (count <= WARN_ALWAYS or count.bit_count() == 1):
-            warnings.warn(f"{message}; example {other} is read instead ({count} so far)", stacklevel=4)
+        if count <= WARN_ALWAYS or count.bit_count() == 1:
+            warnings.warn(f"{message}; example {other} is read instead ({count} so far)", stacklevel=3)
 
     def _other(self, index: int, draw: int) -> int:
         """An instance to be read for `index`: one of the same length, since other processes know of that alone."""

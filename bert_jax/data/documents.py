@@ -5,6 +5,7 @@ import hashlib
 import html
 import lzma
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -135,7 +136,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                 f"{path}, line {number}: not UTF-8: byte 0x{raw[error.start]:02x} at byte offset "
                 f"{offset + error.start}{'' if opener is open else ' of the unpacked text'}; convert the file to UTF-8"
             ) from error
-        except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
             raise ValueError(f"{path}: archive damaged or cut off after {offset} bytes of text: {error}") from error
 
 

@@ -143,9 +143,10 @@ def _read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ValueError(f"{path}: a SQuAD file is called .json, optionally .gz or .xz")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
+    text = "\n".join(line for _, line in numbered_lines(path))
     try:
-        content = json.loads("\n".join(line for _, line in numbered_lines(path)))
-    except json.JSONDecodeError as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
     for number, article in enumerate(_field(content, "data", list, str(path)), 1):
         place = f"{path}, article {number}"

@@ -250,7 +250,7 @@ def _read_jsonl(path, header):
         place = f"{path}, line {number}"
         try:
             fields = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also a number of too many digits, and what is nested too deep
             yield place, f"not JSON: {error}"
             continue
         yield place, fields if isinstance(fields, dict) else f"a JSON object is wanted, not {type(fields).__name__}"

@@ -99,9 +99,9 @@ def write(folder: Path, checkpoint: ForeignCheckpoint) -> None:
 def _read_config(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("hidden_act") not in ACTIVATIONS:
+    if not isinstance(config, dict) or config.get("hidden_act") not in tuple(ACTIVATIONS):
         found = config.get("hidden_act") if isinstance(config, dict) else config
         raise ValueError(f"{file}: hidden_act {found!r} is none of {', '.join(ACTIVATIONS)}")
     # modeling.py:43: 16 where it is not said. The epsilon is never said (modeling.py:362-365: contrib's layer norm).

@@ -103,7 +103,7 @@ def read_config(file: Path) -> dict[str, Any]:
     """Their `config.json`. Raises ValueError where it is not JSON or not of a BERT."""
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(config, dict) or config.get("model_type", "bert") != "bert":
         kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__

@@ -144,7 +144,7 @@ def _saved_case(file: Path) -> bool | None:
         return None
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
     if type(config) is not dict:
         raise ValueError(f"{file} holds {type(config).__name__}, expected a JSON object")

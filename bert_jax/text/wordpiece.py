@@ -164,12 +164,16 @@ def read_library(file: Path) -> tuple[list[str], bool]:
         kinds = (model["type"], normalizer["type"], content["pre_tokenizer"]["type"])
         ids, lowercase = model["vocab"], normalizer["lowercase"]
         accents, ideographs = normalizer["strip_accents"], normalizer["handle_chinese_chars"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} is damaged, or of a tokenizer that is not BERT's WordPiece: {error!r}") from error
     if kinds != ("WordPiece", "BertNormalizer", "BertPreTokenizer"):
-        raise ValueError(f"{file} is of a tokenizer that is not BERT's WordPiece: {', '.join(kinds)}")
+        raise ValueError(f"{file} is of a tokenizer that is not BERT's WordPiece: {', '.join(map(str, kinds))}")
+    if type(lowercase) is not bool:
+        raise ValueError(f"{file}: lowercase is {lowercase!r}, expected true or false")
     if accents not in (None, lowercase) or not ideographs:
         raise ValueError(f"{file}: strip_accents={accents}, handle_chinese_chars={ideographs} are not BERT's own rules")
+    if not isinstance(ids, dict) or any(type(i) is not int for i in ids.values()):
+        raise ValueError(f"{file}: its vocab is not one of pieces and their ids")
     if sorted(ids.values()) != list(range(len(ids))):
         raise ValueError(f"{file}: the ids of its {len(ids)} pieces are not 0 to {len(ids) - 1}")
     return sorted(ids, key=ids.get), lowercase

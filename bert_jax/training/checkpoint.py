@@ -154,6 +154,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # whatever Orbax and TensorStore make of it
+            self._manager.reload()  # it has already taken those that would have been dropped from its list
             raise OSError(
                 f"checkpoint {self.folder / str(self._saving)} was not saved, those before it are as they were "
                 f"({', '.join(map(str, steps_in(self.folder))) or 'none'}): {type(error).__name__}: {error}"

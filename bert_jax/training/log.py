@@ -150,7 +150,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         try:
             entry = json.loads(line)
             int(entry["step"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             if number < len(lines):
                 raise ValueError(f"{path}, line {number}: not a JSON object with a step: {line[:80]!r}") from error
         else:

@@ -4,7 +4,8 @@ A parameter says its axis letters (`Linear("BLD,DF->BLF")` has a kernel `D F`); 
 the mesh axis `fsdp` and `F` over `tensor`; XLA does the communication. On one device every axis has size 1.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +117,13 @@ class Together:
     @property
     def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
+
+    @contextmanager
+    def constraints(self) -> Iterator[None]:
+        """In it the `nn.with_logical_constraint`s of a model hold, which name letters; without it they do nothing."""
+        rules = [(letter, self.rows if letter == "B" else axis) for letter, axis in RULES]
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh), nn.logical_axis_rules(rules):
+            yield
 
     def split(self, tree: Any) -> list[Any]:
         """What each run has, of arrays that all have."""

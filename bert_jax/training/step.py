@@ -108,7 +108,8 @@ def make_train_step(
 
         def metrics_of(trained, batch):
             params = {**state.params, **trained}
-            return learner.apply({"params": params}, batch, True, rngs={"dropout": dropout})
+            with together.constraints():
+                return learner.apply({"params": params}, batch, True, rngs={"dropout": dropout})
 
         def loss(trained):
             metrics = metrics_of(trained, batch)

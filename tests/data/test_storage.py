@@ -256,7 +256,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 FETCH = """
-import sys, fsspec, numpy as np
+import sys, time, fsspec, numpy as np
 from pathlib import Path
 from bert_jax.data.corpus import Corpus
 from fsspec.implementations.local import LocalFileSystem
@@ -270,6 +270,7 @@ class Slow(LocalFileSystem):
                 file.write(content[i : i + 1000])
                 file.flush()
                 print(here, flush=True)
+                time.sleep(0.01)
 
     @classmethod
     def _strip_protocol(cls, path):

@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from tests.faults.tiny_run import assert_the_same_run, finish, read_until, start
 
 
@@ -19,3 +21,13 @@ def test_the_second_refuses(program, straight, tmp_path):
     code, said = finish(first)
     assert code == 0, said
     assert_the_same_run(workdir, straight)
+
+
+@pytest.mark.faults
+def test_a_member_of_several_seeds(program, tmp_path):
+    """The folder of one seed is in use while all of them train."""
+    several = start(program, tmp_path / "runs", "--seeds", "2", pause=0.3)
+    read_until(several, 1)
+    code, said = finish(start(program, tmp_path / "runs/seed-12346", "--seed", "12346"))
+    assert code == 1 and f'runs/seed-12346 is in use by another run: {{"pid": {several.pid}, ' in said, said
+    assert finish(several)[0] == 0

@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from bert_jax.training import checkpoint
 from bert_jax.training.checkpoint import Checkpoints, restore_params
 from bert_jax.training.optim import BertAdam
 
@@ -229,6 +230,33 @@ def test_killed_while_saving(tmp_path):
             latest = checkpoints.latest_step
             checkpoints.save(latest + 1, {k: np.full(v.shape, latest + 1, v.dtype) for k, v in abstract.items()})
         assert all(path.name.isdigit() for path in tmp_path.iterdir()), "remains of the killed save are gone"
+
+
+@pytest.mark.parametrize("surface", ["save", "check", "restore", "close"])
+def test_a_save_that_fails(tmp_path, monkeypatch, surface):
+    """What goes wrong in the background is raised by whatever comes next, with the folder; what was there stays, though
+    only one was to be kept, and the next save is as if that one had not been begun."""
+    state = {"a": jnp.float32(0)}
+
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state)
+    checkpoints.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_checksums", no_room)
+        checkpoints.save(2, state)
+        while checkpoints._manager.is_saving_in_progress():
+            time.sleep(0.01)
+        actions = {"save": lambda: checkpoints.save(3, state), "restore": lambda: checkpoints.restore(state)}
+        failure = rf"{tmp_path}/2 was not saved, those before it are as they were \(1\): OSError: .*No space left"
+        with pytest.raises(OSError, match=failure):
+            actions.get(surface, getattr(checkpoints, surface))()
+    assert checkpoints.steps() == [1]
+    assert checkpoints.save(2, state)
+    checkpoints.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2"]
 
 
 def test_says_nothing_on_the_way(tmp_path, capfd, caplog):

@@ -20,7 +20,7 @@ from bert_jax.training.sharding import MeshShape, Together
 from bert_jax.training.step import abstract_parameters, make_init, make_train_step, state_shardings
 
 V, L, D, N = 512, 64, 64, 2
-ENCODER = Bert(vocab_size=V, num_layers=N, width=D, num_heads=2, mlp_width=4 * D, max_length=L)
+ENCODER = Bert(vocab_size=V, num_layers=N, width=D, num_heads=2, mlp_width=4 * D, max_length=L, scan=True)
 MLM = Mlm(vocab_size=V, special_ids=(2, 3, 4), max_predictions=10)
 OPTIMIZER = BertAdam(warmup=1).build(10)
 
@@ -89,7 +89,7 @@ def test_the_compiled_bytes():
 
 
 class Toy(nn.Module):
-    """tanh(x w), of which the backward pass reads the result; x is the batch, and the mask is not counted."""
+    """sin(x w), of which the backward pass reads the cosine; x is the batch, and the mask is not counted."""
 
     def corrupt(self, key, step, batch):
         return batch
@@ -97,7 +97,7 @@ class Toy(nn.Module):
     @nn.compact
     def __call__(self, batch, train=False):
         w = self.param("w", nn.with_logical_partitioning(nn.initializers.ones, ("D",)), (5, 3))
-        y = jnp.where(batch["mask"][:, None] > 0, jnp.tanh(batch["x"] @ w), 0)
+        y = jnp.where(batch["mask"][:, None] > 0, jnp.sin(batch["x"] @ w), 0)
         return {"a/loss": Mean(jnp.sum(y), jnp.float32(1))}
 
     def loss_of(self, metrics):
@@ -107,7 +107,7 @@ class Toy(nn.Module):
 
 
 def test_what_the_backward_pass_reads():
-    """By hand: 4 bytes for each of 7 x 3 results, a scalar beside, and neither parameters nor batch."""
+    """By hand: 4 bytes for each of 7 x 3 cosines, a scalar beside, and neither parameters nor batch."""
     batch = {"x": np.ones((7, 5), np.float32), "mask": np.ones(7, np.int32)}
     params = nn.unbox(abstract_parameters(Toy(), batch))
     assert 7 * 3 * 4 <= residual_bytes(Toy(), params, batch) <= 7 * 3 * 4 + 8

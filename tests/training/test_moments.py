@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.lamb import Lamb
 from bert_jax.training.moments import round_stochastically, scale_by_adam
 from bert_jax.training.optim import AdamW, BertAdam
+from bert_jax.training.sharding import MeshShape, optimizer_shardings
 
 
 def words(*numbers):
@@ -59,8 +61,8 @@ def second_moment(dtype, round_to_nearest=False, steps=3000, size=4000):
 
 def test_the_second_moment_follows_a_gradient_that_falls():
     """A thousandth less is below bfloat16's resolution: rounded to the nearest, nu stays where it was (17 times too
-    large after 3,000 steps). Rounded stochastically it falls as float32's does, with a spread of about a tenth, of which
-    half is left in the root that Adam divides by."""
+    large after 3,000 steps). Rounded stochastically it falls as float32's does, with a spread of about a tenth; of
+    that half is left in the root that Adam divides by."""
     assert second_moment("float32")[0] == pytest.approx(1, rel=1e-3)
     assert second_moment("bfloat16", round_to_nearest=True)[0] > 10
     mean, spread = second_moment("bfloat16")
@@ -129,3 +131,32 @@ def test_a_checkpoint_carries_them(tmp_path):
         other = BertAdam(warmup=0).build(10).init(params)
         with pytest.raises(ValueError, match=r"bfloat16 .* in the checkpoint, float32"):
             checkpoints.restore({"opt_state": other}, 1)
+
+
+@pytest.mark.parametrize("optimizer", [BertAdam, AdamW, Lamb])
+def test_on_a_mesh_they_lie_with_their_parameters_and_are_the_same(optimizer):
+    """Split like the parameters, across which LAMB's norms go; the bits of the rounding are those of one device."""
+    transform = optimizer(warmup=0, clip_norm=None, moments_dtype="bfloat16").build(10)
+    params = {"layers": {"kernel": jnp.linspace(-1, 1, 2 * 8 * 6).reshape(2, 8, 6)}, "bias": jnp.linspace(0, 1, 8)}
+    gradients = [jax.tree.map(lambda leaf, i=i: jnp.cos(leaf * 7 + i), params) for i in range(3)]
+    mesh = MeshShape(data=2, fsdp=4).build()
+    split = {"layers": {"kernel": NamedSharding(mesh, PartitionSpec(None, "fsdp"))},
+             "bias": NamedSharding(mesh, PartitionSpec("fsdp"))}  # fmt: skip
+
+    def run(params, gradients, shardings=None):
+        update = jax.jit(transform.update, out_shardings=shardings and (split, shardings))
+        state, made = jax.jit(transform.init, out_shardings=shardings)(params), []
+        for gradient in gradients:
+            updates, state = update(gradient, state, params)
+            made.append(updates)
+        return made, state
+
+    made, state = run(params, gradients)
+    shardings = optimizer_shardings(transform, params, split, mesh)
+    there, placed = run(jax.device_put(params, split), [jax.device_put(g, split) for g in gradients], shardings)
+    for wanted, leaf in zip(jax.tree.leaves(state), jax.tree.leaves(placed), strict=True):
+        np.testing.assert_array_equal(np.asarray(leaf, np.float32), np.asarray(wanted, np.float32))
+    moments = [leaf for leaf in jax.tree.leaves(placed) if leaf.ndim == 3]
+    assert len(moments) == 2 and all(leaf.sharding.spec == PartitionSpec(None, "fsdp") for leaf in moments)
+    for wanted, updates in zip(made, there, strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=2e-6, atol=1e-8), wanted, updates)

@@ -13,13 +13,18 @@ from bert_jax.training.optim import BertAdam
 from bert_jax.training.sharding import AXES, MeshShape, Together, check_batch_size
 from bert_jax.training.step import make_init, make_train_step, state_shardings
 
-V, B, L, STEPS = 40, 16, 16, 5
+V, B, L, STEPS = 40, 16, 16, 20
 LEARNER = Multitask(  # dropout is on: its bits must not depend on the mesh
     Bert(vocab_size=V, num_layers=1, width=16, num_heads=2, mlp_width=32, max_length=L),
     {"mlm": Mlm(vocab_size=V, special_ids=(2, 3, 4), max_predictions=3), "nsp": Nsp()},
 )
-OPTIMIZER = BertAdam(learning_rate=1e-2, warmup=1).build(10)
-MESHES = {"data": MeshShape(), "fsdp": MeshShape(data=2, fsdp=4), "tensor": MeshShape(data=0, tensor=2)}
+OPTIMIZER = BertAdam(learning_rate=1e-2, warmup=1).build(40)
+MESHES = {
+    "data": MeshShape(),
+    "fsdp": MeshShape(data=2, fsdp=4),
+    "tensor": MeshShape(data=0, tensor=2),
+    "all three": MeshShape(data=2, fsdp=2, tensor=2),
+}
 
 # The axes of every parameter as the modules name them, and the table of the meshes written out once more.
 LETTERS = {
@@ -105,18 +110,19 @@ def test_the_fixtures_have_the_devices_that_they_claim(alone, several):
 
 
 def test_one_and_several_devices_train_alike(alone, several):
-    """Only the order of sums differs: losses and gradient norms within 1e-6 of their size, parameters within 2e-6.
+    """Only the order of sums differs: losses and gradient norms within 1e-6 of their size in the first five steps, and
+    within 5e-6 up to the twentieth; then parameters within 1e-5.
 
-    Four updates of up to 0.01 lie between, and Adam divides by the root of the moments, which amplifies rounding.
+    Nineteen updates of up to 0.01 lie between, and Adam divides by the root of the moments, which amplifies rounding.
     """
     (state, scalars, _), (_, other, others, _) = alone, several
-    for a, b in zip(scalars, others, strict=True):
-        np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-6)
-        np.testing.assert_allclose(b["gradient_norm"], a["gradient_norm"], rtol=1e-6)
+    for step, (a, b) in enumerate(zip(scalars, others, strict=True)):
+        for name in ("loss", "gradient_norm"):
+            np.testing.assert_allclose(b[name], a[name], rtol=1e-6 if step < 5 else 5e-6, err_msg=f"{name} of {step}")
         assert a["tokens"] == b["tokens"]
     assert scalars[0]["loss"] != scalars[-1]["loss"]
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True):
-        np.testing.assert_allclose(np.asarray(b), np.asarray(a), rtol=0, atol=2e-6)
+        np.testing.assert_allclose(np.asarray(b), np.asarray(a), rtol=0, atol=1e-5)
 
 
 def normal(spec):
