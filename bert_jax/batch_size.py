@@ -54,7 +54,7 @@ def find_batch_size(experiment: Experiment) -> Iterator[str]:
         raise ValueError(f"--find-batch-size: {jax.devices()[0].device_kind} does not say how much memory it has")
     run = resolve(experiment)
     device = jax.devices()[0].device_kind
-    yield f"{run.together.parts} x {device} with {readable(limit)} each, of which a step may take {MARGIN:.0%}"
+    yield f"{jax.device_count()} x {device} with {readable(limit)} each, of which a step may take {MARGIN:.0%}"
     yield f"{'batch':>8} {'accumulate':>10} {'examples at a time':>18} {'each device':>12}  fits"
     found: list[Tried] = []
     for tried in search(Steps(run, limit), experiment.batch_size, run.together.parts, len(run.train_source)):

@@ -58,7 +58,7 @@ def test_what_is_tried():
 def test_a_table_on_a_machine_that_is_too_small(tiny_corpus, monkeypatch, capsys):
     """From the command line of an experiment: more micro-batches need less, the first that fit are named, nothing is
     trained and no folder made; and what is advised fits indeed."""
-    experiment = pretraining(tiny_corpus, mesh=MeshShape(data=4, tensor=2))
+    experiment = pretraining(tiny_corpus, mesh=MeshShape(data=2, fsdp=4))
     whole = Steps(resolve(experiment), 10**9)(64, 1)
     monkeypatch.setattr(batch_size_module, "device_bytes", lambda: int(0.95 * whole.needed))
 
@@ -68,7 +68,7 @@ def test_a_table_on_a_machine_that_is_too_small(tiny_corpus, monkeypatch, capsys
     monkeypatch.setattr("sys.argv", ["experiment.py", "--workdir", "no/such/folder", "--find-batch-size"])
     main(config)
     head, columns, *rows, said = capsys.readouterr().out.splitlines()
-    assert head.startswith("4 x ") and "90%" in head and columns.split()[:2] == ["batch", "accumulate"]
+    assert head.startswith("8 x ") and "90%" in head and columns.split()[:2] == ["batch", "accumulate"]
     table = [row.split() for row in rows]
     assert table[0][:3] == ["64", "1", "64"] and [row[-1] for row in table] == ["no"] * (len(table) - 1) + ["yes"]
     accumulate = int(re.fullmatch(r"give --batch-size 64 --accumulate (\d+)", said)[1])

@@ -1,5 +1,6 @@
 """The prediction of scaling: bytes read from a compiled program agree with theory, times with hand-made sums."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,18 @@ def test_data_parallel_exchanges_its_gradients_once():
     assert sum(one.wire for one in found) == pytest.approx(2 * 7 / 8 * (parameters - unseen + words), rel=1e-4)
 
 
+def test_fully_sharded_exchanges_parameters_and_no_activations():
+    """Theory: parameters gathered for the forward and for the backward pass, gradients reduced once; on CPU, which has
+    no reduce-scatter, that is 4 times 7/8 of the bytes. More rows change nothing. (Where the compiler is not told that
+    rows stay where they are, it splits the products themselves, and exchanges the activations of all rows.)"""
+    wires = []
+    for rows in (8, 16):
+        given = Arguments(size="tiny", length=32, rows=rows, vocab_size=96, dtype="float32", splits=("fsdp",))
+        program, parameters, _ = compiled(given, "fsdp")
+        wires.append(sum(one.wire for one in collectives(program)) / parameters)
+    assert wires[0] < 4 and wires[1] < 1.02 * wires[0], wires
+
+
 def test_tensor_parallel_exchanges_activations_twice_a_layer():
     """After attention and after the feed-forward block, forward and backward: of [rows, length, width] in float32."""
     rows, length, width, layers = 2, 16, 128, 2
@@ -57,6 +70,15 @@ def test_seconds_of_a_collective():
     assert seconds("all-reduce", 400.0, 8, CLUSTER, messages=3) == pytest.approx(
         2 * (3 / 4 * 4 + 3 * 3 * 0.1) + 2 * (1 / 2 * 400 / 4 / 10 + 3 * 1.0)
     )
+
+
+def test_a_torus_has_shorter_rings():
+    """4 x 4 x 4 devices are 3 hops from end to end in each of three dimensions, not 63; the bytes are the same."""
+    ring = Cluster(64, Link(100.0, 1.0), Link(10.0, 1.0))
+    torus = dataclasses.replace(ring, torus=3)
+    assert seconds("all-gather", 0.0, 64, ring) == pytest.approx(63)
+    assert seconds("all-gather", 0.0, 64, torus) == pytest.approx(9)
+    assert seconds("all-gather", 6400.0, 64, torus) == pytest.approx(63 + 9)
 
 
 def test_efficiency_is_bounded_by_no_and_full_overlap():

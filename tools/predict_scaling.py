@@ -64,12 +64,20 @@ class Link:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Devices in nodes of `node`, with a link inside and one between nodes; `peak` is a device's flop/s in bfloat16."""
+    """Devices in nodes, with a link inside of a node and one between nodes.
+
+    Attributes:
+        node: devices.
+        inside, between: links.
+        peak: flop/s of a device in bfloat16.
+        torus: dimensions of the node; a ring, or all to all, has one.
+    """
 
     node: int
     inside: Link
     between: Link
     peak: float = math.nan
+    torus: int = 1
 
 
 # Bandwidths are 80 % of the line rate, which is what NCCL reaches over NVLink ("450 GB/s is the line rate. With the
@@ -82,9 +90,11 @@ CLUSTERS = {
     "DGX H100": Cluster(8, Link(0.8 * 450e9, 4e-6), Link(0.8 * 50e9, 15e-6), PEAKS["H100"]),
     # 400 GB/s of ICI in both directions together, 256 chips a pod (docs.cloud.google.com/tpu/docs/v5e); pods are joined
     # by the data centre's network, 6.4 Tb/s a pod.
-    "TPU v5e": Cluster(256, Link(0.8 * 200e9, 1e-6), Link(0.8 * 6.4e12 / 8 / 256, 50e-6), PEAKS["TPU v5 lite"]),
+    "TPU v5e": Cluster(
+        256, Link(0.8 * 200e9, 1e-6), Link(0.8 * 6.4e12 / 8 / 256, 50e-6), PEAKS["TPU v5 lite"], torus=2
+    ),
     # 1,200 GB/s of ICI in both directions together, up to 6,144 chips a slice (docs.cloud.google.com/tpu/docs/v5p).
-    "TPU v5p": Cluster(6144, Link(0.8 * 600e9, 1e-6), Link(0.8 * 50e9 / 8, 50e-6), PEAKS["TPU v5"]),
+    "TPU v5p": Cluster(6144, Link(0.8 * 600e9, 1e-6), Link(0.8 * 50e9 / 8, 50e-6), PEAKS["TPU v5"], torus=3),
 }
 
 
@@ -99,7 +109,8 @@ def seconds(kind: str, payload: float, group: int, cluster: Cluster, messages: i
     outer = math.ceil(group / cluster.node)
     rounds = 2 if kind == "all-reduce" else 1
     time = rounds * (inner - 1) / inner * payload / cluster.inside.bandwidth
-    latency = rounds * (inner - 1) * cluster.inside.latency
+    hops = cluster.torus * (inner ** (1 / cluster.torus) - 1)  # along each dimension in turn
+    latency = rounds * hops * cluster.inside.latency
     if outer > 1:
         time += rounds * (outer - 1) / outer * payload / inner / cluster.between.bandwidth
         latency += rounds * math.ceil(math.log2(outer)) * cluster.between.latency
@@ -226,7 +237,7 @@ def _across(payload: float, groups: int, cluster: Cluster) -> float:
     if groups == 1:
         return 0.0
     nodes = min(groups, max(1, cluster.node // DEVICES))
-    apart = Cluster(nodes, cluster.inside, cluster.between)
+    apart = dataclasses.replace(cluster, node=nodes)
     return seconds("all-reduce", payload, groups, apart, max(1, round(payload / MESSAGE_BYTES)))
 
 

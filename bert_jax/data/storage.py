@@ -175,7 +175,7 @@ class RemoteFolder:
             return fsspec.url_to_fs(self._url)[0]
         except (ImportError, ValueError) as error:
             raise ValueError(
-                f"{self._url}: {error} (for gs:// pip install 'bert_jax[gcs]'; others are bert_jax[s3], bert_jax[https])"
+                f"{self._url}: {error} (for gs:// pip install 'bert_jax[gcs]'; others are [s3] and [https])"
             ) from error
 
     @contextlib.contextmanager

@@ -63,6 +63,16 @@ DEFAULTS = {
 }
 
 
+# What the other fields that are read must be; null where they have no default.
+CHECKS = {
+    "tie_word_embeddings": (lambda value: isinstance(value, bool), "true or false"),
+    "architectures": (lambda value: isinstance(value, list) and all(isinstance(x, str) for x in value), "names"),
+    "problem_type": (lambda value: isinstance(value, str), "a name"),
+    "id2label": (lambda value: isinstance(value, dict), "names by their numbers"),
+    "classifier_dropout": (lambda value: type(value) in (int, float) and 0 <= value < 1, "a number from 0, below 1"),
+}
+
+
 def read(folder: Path) -> ForeignCheckpoint:
     """Opens a folder.
 
@@ -108,6 +118,10 @@ def read_config(file: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("model_type", "bert") != "bert":
         kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
         raise ValueError(f"{file} describes model_type {kind!r}; only 'bert' is known here")
+    for field, (fits, wanted) in CHECKS.items():
+        optional = field not in DEFAULTS and config.get(field) is None
+        if field in config and not optional and not fits(config[field]):
+            raise ValueError(f"{file}: {field} is {config[field]!r}, expected {wanted}")
     for field, wanted in {"position_embedding_type": "absolute", "is_decoder": False}.items():
         if config.get(field, wanted) != wanted:
             raise ValueError(f"{file}: {field} {config[field]!r} is not supported, only {wanted!r}")
@@ -124,7 +138,7 @@ def encoder_of(config: Mapping[str, Any], pooler: bool, source: Path) -> Bert:
     fields = {}
     for theirs, ours in FIELDS.items():
         value, whole = config[theirs], type(getattr(Bert, ours)) is int
-        if type(value) not in ((int,) if whole else (int, float)) or value < (1 if whole else 0):
+        if type(value) not in ((int,) if whole else (int, float)) or not (1 if whole else 0) <= value < 1 << 31:
             wanted = "a whole number from 1" if whole else "a number from 0"
             raise ValueError(f"{source}: {theirs} is {value!r}, expected {wanted}")
         fields[ours] = value if whole else float(value)

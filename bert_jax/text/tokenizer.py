@@ -130,7 +130,10 @@ def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
     saved = _saved_case(folder / "tokenizer_config.json")
     if not vocab_file.exists():
         pieces, own = read_library(library_file)
-        return WordPiece(pieces, own if lowercase is None else lowercase)
+        try:
+            return WordPiece(pieces, own if lowercase is None else lowercase)
+        except ValueError as error:
+            raise ValueError(f"{library_file}: {error}") from error
     if lowercase is not None and saved is not None and lowercase != saved:
         raise ValueError(f"lowercase={lowercase}, but {folder / 'tokenizer_config.json'} says do_lower_case={saved}")
     if lowercase is None:
@@ -149,7 +152,7 @@ def _saved_case(file: Path) -> bool | None:
     if type(config) is not dict:
         raise ValueError(f"{file} holds {type(config).__name__}, expected a JSON object")
     lowercase = config.get("do_lower_case")
-    if lowercase not in (True, False, None):
+    if lowercase is not None and type(lowercase) is not bool:
         raise ValueError(f"{file}: do_lower_case is {lowercase!r}, expected true or false")
     for option, allowed in {"strip_accents": (None, lowercase), "tokenize_chinese_chars": (None, True)}.items():
         if config.get(option) not in allowed:

@@ -28,6 +28,7 @@ def assert_stopped(code, said, workdir):
     assert checkpoints(workdir) == [4, 8]
 
 
+@pytest.mark.faults
 def test_files_may_not_grow(program, straight, tmp_path):
     """A limit on the size of files (`ulimit -f`), which stands for a disk without room."""
     workdir = tmp_path / "run"

@@ -13,13 +13,12 @@ MOVES = {
     "8 to 2": ((8, ("--mesh.data", "8")), (2, ("--mesh.data", "2"))),
     "fully sharded to replicated": ((4, ("--mesh.data", "1", "--mesh.fsdp", "4")), (4, ("--mesh.data", "4"))),
     "replicated to fully sharded": ((2, ("--mesh.data", "2")), (8, ("--mesh.data", "2", "--mesh.fsdp", "4"))),
-    "sharded to tensor parallel": ((2, ("--mesh.fsdp", "2")), (2, ("--mesh.tensor", "2"))),
+    "8 to 1": ((8, ("--mesh.data", "2", "--mesh.fsdp", "4")), (1, ())),
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "1 to 8" else [pytest.mark.faults]) for name in MOVES]
-)
+@pytest.mark.faults
+@pytest.mark.parametrize("name", MOVES)
 def test_moves(program, straight, tmp_path, name):
     """Losses of every step and evaluation as on the devices of the undisturbed run, to the rounding of
     sums in another order."""

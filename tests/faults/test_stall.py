@@ -62,18 +62,17 @@ HANGS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "loader" else [pytest.mark.faults]) for name in HANGS]
-)
+@pytest.mark.faults
+@pytest.mark.parametrize("name", HANGS)
 def test_hangs(program, straight, tmp_path, name):
-    """Well within a minute of the limit; without the fault the same command comes to the same end."""
+    """Soon after the limit; without the fault the same command comes to the same end."""
     fault, what, where = HANGS[name]
     began = time.monotonic()
-    code, said = finish(start(program, tmp_path / "run", "--stall-seconds", "15", fault=fault))
+    code, said = finish(start(program, tmp_path / "run", "--stall-seconds", "20", fault=fault))
     assert code == 70, said
-    assert f"error: stalled: {what} has taken more than 15 seconds (--stall-seconds)" in said
+    assert f"error: stalled: {what} has taken more than 20 seconds (--stall-seconds)" in said
     assert where in said and "Thread " in said, said
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 90
     run(program, tmp_path / "run")
     assert_the_same_run(tmp_path / "run", straight)
 

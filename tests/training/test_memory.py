@@ -61,7 +61,6 @@ def on_one_device(tree):
 @pytest.mark.parametrize(
     ("mesh", "accumulate", "seeds", "length"),
     [
-        (MeshShape(data=8), 1, 1, L),
         (MeshShape(data=2, fsdp=4), 2, 1, L // 4),  # packed
         (MeshShape(data=4, fsdp=2), 1, 4, L),
     ],
@@ -89,7 +88,7 @@ def test_the_compiled_bytes():
 
 
 class Toy(nn.Module):
-    """sin(x w), of which the backward pass reads the cosine; x is the batch, and the mask is not counted."""
+    """sin(x w), of which the backward pass reads the cosine; x is the batch."""
 
     def corrupt(self, key, step, batch):
         return batch
@@ -97,8 +96,7 @@ class Toy(nn.Module):
     @nn.compact
     def __call__(self, batch, train=False):
         w = self.param("w", nn.with_logical_partitioning(nn.initializers.ones, ("D",)), (5, 3))
-        y = jnp.where(batch["mask"][:, None] > 0, jnp.sin(batch["x"] @ w), 0)
-        return {"a/loss": Mean(jnp.sum(y), jnp.float32(1))}
+        return {"a/loss": Mean(jnp.sum(jnp.sin(batch["x"] @ w)), jnp.float32(1))}
 
     def loss_of(self, metrics):
         return metrics["a/loss"].value
@@ -108,7 +106,7 @@ class Toy(nn.Module):
 
 def test_what_the_backward_pass_reads():
     """By hand: 4 bytes for each of 7 x 3 cosines, a scalar beside, and neither parameters nor batch."""
-    batch = {"x": np.ones((7, 5), np.float32), "mask": np.ones(7, np.int32)}
+    batch = {"x": np.ones((7, 5), np.float32)}
     params = nn.unbox(abstract_parameters(Toy(), batch))
     assert 7 * 3 * 4 <= residual_bytes(Toy(), params, batch) <= 7 * 3 * 4 + 8
 
@@ -116,14 +114,13 @@ def test_what_the_backward_pass_reads():
 def test_remat_keeps_less():
     """In the order of its names, in float32 and in bfloat16; "full" keeps nothing of a layer but its input, "dots" the
     projections besides, which are 3 + 1 + 4 + 1 times the width, and no product of attention."""
-    rows, layers = 8, {}
-    kept = {}
+    rows, kept = 8, {}
     for dtype in ("float32", "bfloat16"):
         for remat in ("none", "dots", "full"):
             learner = learner_of(remat=remat, dtype=dtype)
             params = nn.unbox(abstract_parameters(learner, batch_of(rows)))
             kept[dtype, remat] = residual_bytes(learner, params, batch_of(rows))
-        assert kept[dtype, "full"] < kept[dtype, "dots"] < kept[dtype, "none"], layers
+        assert kept[dtype, "full"] < kept[dtype, "dots"] < kept[dtype, "none"]
         tokens = rows * L * D * 4
         assert kept[dtype, "dots"] - kept[dtype, "full"] == 9 * N * tokens
         assert kept[dtype, "full"] < (N + 8) * tokens
