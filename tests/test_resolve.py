@@ -305,3 +305,12 @@ def test_a_workdir_of_something_else_is_not_touched(pretraining, tmp_path):
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path} is not empty and holds no run")):
         train(pretraining, Path(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_micro_batches_that_cannot_be(pretraining, refused):
+    """Of a batch that does not divide; and with dropout that does not know its rows."""
+    message = r"batch_size 16 does not make 3 micro-batches \(accumulate\) on 8 devices .* take a multiple of 24"
+    refused(change(pretraining, accumulate=3), message)
+    bits = with_encoder(pretraining, dropout_bits="jax")
+    refused(change(bits, accumulate=2), "accumulate needs dropout_bits 'hash'")
+    assert resolve(change(pretraining, accumulate=2)).experiment.accumulate == 2
