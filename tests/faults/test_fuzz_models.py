@@ -250,3 +250,12 @@ def test_what_was_found_in_records(tmp_path, record, message):
     write(tmp_path / pretrained.LEARNER_FILE, json.dumps(record).encode())
     with pytest.raises(ValueError, match=rf"{pretrained.LEARNER_FILE} is damaged.*{message}"):
         pretrained.load_architecture(tmp_path)
+
+
+def test_index_with_a_name_that_no_file_can_have(hugging_face, tmp_path):
+    """The system's own error about it would name nothing."""
+    folder = Path(shutil.copytree(hugging_face, tmp_path / "model"))
+    (folder / tensors.SAFETENSORS).unlink()
+    write(folder / tensors.INDEX, json.dumps({"weight_map": {"a": "9" * 300 + ".safetensors"}}).encode())
+    with pytest.raises(ValueError, match=r"index\.json points at '999.*, which is no safetensors file of its folder"):
+        tensors.read_folder(folder)
