@@ -31,6 +31,7 @@ from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.optim import BertAdam
 from bert_jax.training.sharding import MeshShape
 from bert_jax.training.step import abstract_parameters
+from bert_jax.training.workdir_lock import LOCK_FILE
 
 ENCODER = Bert(num_layers=1, width=16, num_heads=2, mlp_width=16, max_length=32)
 
@@ -296,6 +297,7 @@ def test_a_corpus_built_anew_with_another_vocabulary(pretraining, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(FileExistsError, match=r"tokenizer/vocab\.txt exists with other content"):
         train(pretraining, tmp_path)
+    (tmp_path / LOCK_FILE).unlink()  # it is held while a run is under way, and stays
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
