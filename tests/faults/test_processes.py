@@ -89,7 +89,7 @@ def assert_nearly_the_same_run(workdir, alone):
     [
         pytest.param(2, 2, "", marks=pytest.mark.faults),
         pytest.param(4, 1, "", marks=pytest.mark.faults),
-        pytest.param(2, 2, "--mesh.data 2 --mesh.tensor 2", marks=pytest.mark.faults),
+        pytest.param(2, 2, "--mesh.fsdp 2 --mesh.data 2", marks=pytest.mark.faults),
         pytest.param(2, 2, "--accumulate 4", marks=pytest.mark.faults),
         (2, 2, "--mesh.fsdp 4"),
     ],
