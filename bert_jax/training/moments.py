@@ -29,8 +29,8 @@ def scale_by_adam(
     """
 
     def init(params):
-        zeros = optax.tree.zeros_like(params, dtype=jnp.dtype(dtype))
-        return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=zeros, nu=zeros)
+        mu, nu = (optax.tree.zeros_like(params, dtype=jnp.dtype(dtype)) for _ in range(2))  # to be donated: not one
+        return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=mu, nu=nu)
 
     def update(gradients, state, params=None):
         del params
