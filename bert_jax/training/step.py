@@ -52,8 +52,8 @@ def abstract_parameters(learner: nn.Module, batch: Mapping[str, Any]) -> Any:
 
 
 def trained_parameters(learner: nn.Module, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that the optimizer sees: all but an encoder that the learner only reads (`Multitask.trains_encoder`)."""
-    return {name: part for name, part in params.items() if name != "encoder" or learner.trains_encoder}
+    """Those that the optimizer sees: all but those that the learner only reads."""
+    return {name: part for name, part in params.items() if name not in learner.read_only}
 
 
 def state_shardings(

@@ -101,7 +101,7 @@ class Toy(nn.Module):
     def loss_of(self, metrics):
         return metrics["a/loss"].value
 
-    trains_encoder = True
+    read_only = ()
 
 
 def test_what_the_backward_pass_reads():
