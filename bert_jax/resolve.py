@@ -131,7 +131,8 @@ def _with_positions(
     """Both with a position table for rows of `longest` at least."""
     rows = max(longest, learner.encoder.max_length, start.model.encoder.max_length)
     stddev, how = learner.encoder.init_stddev, experiment.extend_positions
-    params = extend_positions(start.params, rows, how, stddev, experiment.seed)
+    first = len(start.params["encoder"]["embeddings"]["positions"]["table"]) - start.model.encoder.max_length
+    params = extend_positions(start.params, first + rows, how, stddev, experiment.seed, first)
     encoder = learner.encoder.clone(max_length=rows)
     return dataclasses.replace(start, params=params), learner.clone(encoder=encoder)
 

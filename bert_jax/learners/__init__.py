@@ -3,8 +3,9 @@
 A learner has
 - `encoder`, whose sizes the data is checked against, and `objectives`, its heads by name;
 - `for_vocabulary(vocab_size, special_ids)`, `corrupt(key, step, batch)`, `loss_of(metrics)`, `predict(batch)`;
+- `as_multitask()`, if it is not a `Multitask` itself: the model that `load` opens a run of it as, with parameters of
+  the same names;
+and may have
 - `read_only`: top-level names of parameters that the optimizer does not see;
-and, if it is not a `Multitask` itself,
-- `as_multitask()`: the model that `load` opens a run of it as, with parameters of the same names;
 - `starting_from(model, params)`: itself and what it begins with, where it takes over a checkpoint in a way of its own.
 """

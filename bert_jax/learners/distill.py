@@ -55,12 +55,14 @@ class Distill(nn.Module):
         return Multitask(self.encoder, self.objectives, parent=None)
 
     @nn.nowrap
-    def starting_from(self, model: Multitask, params: Mapping[str, Any] | None) -> tuple["Distill", dict | None]:
-        """The learner with its teacher, and the parameters that both of them begin with (None if there are none).
+    def starting_from(self, model: Multitask, params: Mapping[str, Any] | None) -> tuple["Distill", dict[str, Any]]:
+        """The learner with its teacher, and the parameters that both of them begin with.
 
-        Raises ValueError for a teacher without a masked LM, of another width or with fewer layers, and for objectives
-        other than the one masked LM.
+        Raises ValueError for a teacher without weights or without a masked LM, of another width or with fewer layers,
+        and for objectives other than the one masked LM.
         """
+        if params is None:
+            raise ValueError("the teacher has no weights (random_weights), and they are what is distilled")
         if list(self.objectives) != ["mlm"]:
             raise ValueError(f"distillation has one objective, 'mlm', and not {', '.join(self.objectives) or 'none'}")
         if "mlm" not in model.objectives:
@@ -71,8 +73,6 @@ class Distill(nn.Module):
             if not fits(there, here):
                 raise ValueError(f"the student has {field} {here}, which the teacher with {there} cannot start")
         learner = self.clone(teacher=teacher.clone(dtype=student.dtype), teacher_head=head)
-        if params is None:
-            return learner, None
         encoder = dict(params["encoder"])
         embeddings = {name: encoder["embeddings"][name] for name in ("words", "positions", "norm")}
         rows = student.max_length + len(embeddings["positions"]["table"]) - teacher.max_length

@@ -101,7 +101,7 @@ class Toy(nn.Module):
     def loss_of(self, metrics):
         return metrics["a/loss"].value
 
-    read_only = ()
+    trains_encoder = True
 
 
 def test_what_the_backward_pass_reads():
