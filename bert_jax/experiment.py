@@ -193,7 +193,7 @@ def encode(value: Any) -> Any:
 def decode(value: Any, hint: Any = None) -> Any:
     """The inverse of `encode`. Raises ValueError for a class that cannot be found, or that is no dataclass: a record
     of somebody else's must not be able to call any function there is. So it does for a field that is not there, or of
-    another type."""
+    another type. A class whose fields had other values once says what they are now (`from_older(fields)`)."""
     if isinstance(value, dict) and "class" in value:
         module, _, name = str(value["class"]).rpartition(".")
         try:
@@ -204,10 +204,11 @@ def decode(value: Any, hint: Any = None) -> Any:
             raise ValueError(f"{value['class']} of the record is no dataclass: `encode` writes nothing else")
         hints = typing.get_type_hints(kind)
         fields = {key: decode(item, hints.get(key)) for key, item in value.items() if key != "class"}
-        for key, item in fields.items():
-            if not _may_be(item, hints.get(key, Any)):
-                raise ValueError(f"{key} of {value['class']} is {item!r} in the record, expected {hints[key]}")
         try:
+            fields = getattr(kind, "from_older", dict)(fields)
+            for key, item in fields.items():
+                if not _may_be(item, hints.get(key, Any)):
+                    raise ValueError(f"{key} of {value['class']} is {item!r} in the record, expected {hints[key]}")
             return kind(**fields)
         except (TypeError, AttributeError, LookupError, ArithmeticError) as error:  # in its own checks
             raise ValueError(f"{value['class']} of the record cannot be made: {error}") from error

@@ -21,14 +21,13 @@ from bert_jax.data.workers import cores
 from bert_jax.experiment import Experiment, check_record
 from bert_jax.members import RESULT_FILE
 from bert_jax.pretrained import Pretrained
-from bert_jax.resolve import resolve
+from bert_jax.resolve import Resolved, resolve
 from bert_jax.train import train
 from bert_jax.training.cpu_devices import split_cores
 from bert_jax.training.curves import plot_curves
 from bert_jax.training.log import METRICS_FILE, read_metrics
 from bert_jax.training.processes import writes
 from bert_jax.training.sharding import MeshShape
-from bert_jax.training.step import abstract_parameters
 
 PHASE_1, PHASE_2 = "phase-1", "phase-2"
 
@@ -70,12 +69,8 @@ class TwoPhases:
         return first, second
 
 
-def main(config: Callable[[], TwoPhases]) -> None:
-    """Runs an experiment file of two phases: `python experiments/NAME.py --workdir DIR [--phase-1.flag value ...]`.
-
-    The flags of each phase are those of an experiment; `--phase-1.processes` are for both. Bad input of either ends
-    with one line before the first begins; `python -X dev` shows where it was found.
-    """
+def parse(config: Callable[[], TwoPhases], args: list[str] | None = None) -> tuple[Path, TwoPhases]:
+    """Workdir and phases from the command line; flags override the numbers of `config()`."""
 
     @dataclasses.dataclass(frozen=True)
     class Run:
@@ -83,13 +78,23 @@ def main(config: Callable[[], TwoPhases]) -> None:
         """folder of both phases: a new one, or that of an interrupted run"""
         phases: Annotated[TwoPhases, tyro.conf.arg(name="")] = dataclasses.field(default_factory=config)
 
+    run = tyro.cli(Run, args=args, description=sys.modules[config.__module__].__doc__)
+    return run.workdir, run.phases
+
+
+def main(config: Callable[[], TwoPhases]) -> None:
+    """Runs an experiment file of two phases: `python experiments/NAME.py --workdir DIR [--phase-1.flag value ...]`.
+
+    The flags of each phase are those of an experiment; `--phase-1.processes` are for both. Bad input of either ends
+    with one line before the first begins; `python -X dev` shows where it was found.
+    """
     try:
-        run = tyro.cli(Run, description=sys.modules[config.__module__].__doc__)
-        both = (run.phases.phase_1, run.phases.phase_2)
+        workdir, phases = parse(config)
+        both = (phases.phase_1, phases.phase_2)
         joined = both[0].processes.join()
         if all(phase.mesh == MeshShape() for phase in both) and not joined:
             split_cores(cores(), 1, *(size for phase in both for size in (phase.batch_size, phase.eval_batch_size)))
-        train_phases(run.phases, run.workdir)
+        train_phases(phases, workdir)
     except (ValueError, OSError, FloatingPointError) as error:
         if sys.flags.dev_mode:
             raise
@@ -135,8 +140,7 @@ def _finished(workdir: Path, experiment: Experiment) -> bool:
     return True
 
 
-def _weights_to_come(run) -> Pretrained:
+def _weights_to_come(run: Resolved) -> Pretrained:
     """What phase 1 will leave, with zeros that take no memory for weights: to check phase 2 against."""
-    shapes = nn.unbox(abstract_parameters(run.learner, run.example_batch))
-    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
+    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), nn.unbox(run.abstract))
     return Pretrained(run.learner, zeros, run.tokenizer)

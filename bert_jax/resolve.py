@@ -91,6 +91,11 @@ def resolve(experiment: Experiment, to_come: Pretrained | None = None) -> Resolv
         if experiment.dtype is not None:
             encoder = encoder.clone(dtype=experiment.dtype)
         learner = learner.clone(encoder=encoder)
+    if experiment.accumulate > 1 and getattr(learner.encoder, "dropout_bits", "hash") != "hash":
+        raise ValueError(
+            "accumulate needs dropout_bits 'hash': JAX's generator does not know which row of the batch it draws for, "
+            "and would drop the same of every micro-batch"
+        )
     experiment = dataclasses.replace(experiment, learner=learner, dropout=None, dtype=None)
     special_ids = (tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
     # A foreign checkpoint can have a longer table than its vocabulary, padded for speed; it keeps it.

@@ -124,6 +124,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, float]:
                 meter.restart()  # the first one opens TensorBoard's files, which takes seconds where torch is installed
             if last or step % experiment.eval_every == 0:
                 meter.pause()
+                watchdog.doing(f"the evaluation after step {step}")
                 results = evaluated = evaluate_all(run, evaluate_step, state.params, members.seeds, members.workdirs)
                 members.evaluated(step, evaluated)
                 meter.restart()

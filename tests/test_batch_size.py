@@ -9,6 +9,8 @@ import pytest
 
 from bert_jax import batch_size as batch_size_module
 from bert_jax.batch_size import MARGIN, Steps, Tried, advice, find_batch_size, search
+from bert_jax.data.loader import TrainingBatches
+from bert_jax.data.packing import Layout
 from bert_jax.experiment import Experiment, parse
 from bert_jax.learners.multitask import Multitask
 from bert_jax.models.bert import Bert
@@ -94,14 +96,31 @@ def test_a_batch_that_is_out_of_memory_on_an_accelerator(tiny_corpus, monkeypatc
             assert steps(64, 1) == Tried(64, 1, None, False)
 
 
-def test_the_fullest_batch_is_measured(tiny_corpus):
-    """Of packed ones that with the most rows; of several seeds all of them, in one shape."""
-    for seeds in (1, 2):
-        experiment = pretraining(tiny_corpus, batch_size=16, seeds=seeds, mesh=MeshShape(fsdp=8))
-        run = resolve(dataclasses.replace(experiment, padding="trimmed"))
-        batch = Steps(run, 10**9).fullest(16, 2)
-        assert batch["tokens"].shape == ((16, 32) if seeds == 1 else (2, 16, 32))
-        np.testing.assert_array_equal(batch["weight"], 1)
+class Lengths:
+    """A source of rows of 3 to 11 tokens."""
+
+    max_length = 32
+    lengths = np.random.default_rng(0).integers(3, 12, 100).astype(np.int32)
+
+    def __len__(self):
+        return 100
+
+    def read(self, indices):
+        tokens = np.zeros((len(indices), 32), np.int32)
+        return {"tokens": tokens, "lengths": self.lengths[indices], "example": indices.astype(np.uint32)}
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_fullest_batch_is_measured(tiny_corpus, seeds):
+    """Of the first ones, which are packed in more or fewer rows; of several seeds in one shape."""
+    run = resolve(pretraining(tiny_corpus, batch_size=16, seeds=seeds, mesh=MeshShape(fsdp=8)))
+    run = dataclasses.replace(run, train_source=Lengths())
+    orders = [TrainingBatches(Lengths(), 256, run.experiment.seed + seed) for seed in range(seeds)]
+    layout = Layout.of(Lengths(), "packed", 16)
+    rows = [layout.batches(orders, step)[0]["packing"].shape[1] for step in range(batch_size_module.SEEN)]
+    assert len(set(rows)) > 1
+    batch = Steps(run, 10**9).fullest(256, 2)
+    assert batch["packing"].shape == (*[2] * (seeds - 1), 16, max(rows), 16)
 
 
 def test_where_the_memory_is_not_known(tiny_corpus, monkeypatch):

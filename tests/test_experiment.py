@@ -13,6 +13,7 @@ import pytest
 import tyro
 
 from bert_jax import experiment as experiment_module
+from bert_jax import phases
 from bert_jax.data.tables import Tables
 from bert_jax.experiment import Experiment, claim_workdir, decode, encode, parse, write_environment
 from bert_jax.learners.multitask import Multitask
@@ -90,7 +91,10 @@ def test_what_makes_no_sense_is_refused():
         ({"epochs": 1.0}, "give steps or epochs, one of them: steps is 100, epochs is 1.0"),
         ({"steps": 0}, "give steps or epochs, one of them: steps is 0, epochs is 0.0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"max_skipped_in_a_row": 0}, "max_skipped_in_a_row must be at least 1, got 0"),
         ({"log_every": -1}, "log_every must be at least 1, got -1"),
+        ({"stall_seconds": -1.0}, r"stall_seconds must be 0 or more, got -1\.0"),
         ({"seed": 2**32}, "seed must be between 0"),
         ({"learner": Multitask(None, {"nsp": Nsp()})}, "nothing to start from"),
         ({"dropout": 0.1}, "dropout is for an encoder from init_from; this learner has its own"),
@@ -144,6 +148,7 @@ def test_a_switch_and_a_path():
         (["--workdir", "w", "--stepz", "3"], "--stepz"),
         (["--workdir", "w", "--steps", "many"], "many"),
         (["--workdir", "w", "--learner.encoder.dtype", "float64"], "float64"),
+        (["--workdir", "w", "--learner.encoder.remat", "half"], "half"),
         ([], "--workdir"),
     ],
 )
@@ -183,7 +188,8 @@ def test_the_same_experiment_continues(tmp_path):
     claim_workdir(tmp_path, pretraining())
     before = contents(tmp_path)
     claim_workdir(tmp_path, pretraining())
-    for changes in ({"mesh": MeshShape()}, {"keep": 9}, {"log_every": 1}, {"checkpoint_every": 1}):
+    for changes in ({"mesh": MeshShape()}, {"keep": 9}, {"log_every": 1}, {"checkpoint_every": 1}, {"accumulate": 2},
+                    {"max_skipped_in_a_row": 3}):  # fmt: skip
         claim_workdir(tmp_path, dataclasses.replace(pretraining(), **changes))
     assert contents(tmp_path) == before
 
@@ -229,6 +235,22 @@ def test_a_record_from_before_a_field_was_there(tmp_path):
     path.write_text(json.dumps(record | {"gone": 7}))
     with pytest.raises(ValueError, match="gone: 7 there, None now"):
         claim_workdir(tmp_path, pretraining())
+
+
+@pytest.mark.parametrize(("there", "now"), [(True, "full"), (False, "none")])
+def test_a_record_from_before_remat_had_names(tmp_path, there, now):
+    """It said yes or no, and is that of the same experiment; anything but the names is a wrong flag."""
+    experiment = pretraining()
+    encoder = experiment.learner.encoder.clone(remat=now)
+    experiment = dataclasses.replace(experiment, learner=experiment.learner.clone(encoder=encoder))
+    claim_workdir(tmp_path, experiment)
+    path = tmp_path / "config.json"
+    record = json.loads(path.read_text())
+    assert record["learner"]["encoder"]["remat"] == now
+    record["learner"]["encoder"]["remat"] = there
+    path.write_text(json.dumps(record))
+    assert load_experiment(tmp_path).learner.encoder == encoder
+    claim_workdir(tmp_path, experiment)
 
 
 def test_a_process_killed_while_claiming(tmp_path):
@@ -279,6 +301,11 @@ def test_the_commands_of_the_table(name, command):
     module = load_example(name)
     if name == "ablations":
         assert str(tyro.cli(module.Arguments, args=command.split()).workdir).startswith("runs/")
+    elif name in ("pretrain_two_phases", "pretrain_lamb"):
+        workdir, both = phases.parse(module.config, command.split())
+        assert str(workdir).startswith("runs/")
+        for phase in both.in_folder(workdir):
+            assert decode(encode(phase)) == phase
     else:
         workdir, experiment = parse(module.config, command.split())
         assert str(workdir).startswith("runs/") and isinstance(experiment, Experiment)

@@ -340,6 +340,17 @@ def test_several_seeds(short_corpus, full_run, shapes, tmp_path, count, mesh):
     assert_same_run(tmp_path / "w/seed-7", full_run)
 
 
+def test_micro_batches(short_corpus, full_run, shapes, tmp_path):
+    """Packed in groups of their own, each half of a device's rows, or not where they are too few for it, with layers
+    computed again: the same run."""
+    experiment = pretraining(short_corpus, accumulate=2, mesh=MeshShape(data=2, fsdp=4))
+    encoder = experiment.learner.encoder.clone(remat="full")
+    experiment = dataclasses.replace(experiment, learner=experiment.learner.clone(encoder=encoder))
+    train(experiment, tmp_path / "micro")
+    assert {shape[0] for packed, shape in shapes if packed} == {16}
+    assert_same_run(tmp_path / "micro", full_run)
+
+
 def test_stopped_and_continued(short_corpus, tmp_path, interrupted):
     """To the bit: the shapes of batches are a function of the step."""
     experiment = pretraining(short_corpus)

@@ -37,14 +37,12 @@ def test_data_parallel_exchanges_its_gradients_once():
 
 def test_fully_sharded_exchanges_parameters_and_no_activations():
     """Theory: parameters gathered for the forward and for the backward pass, gradients reduced once; on CPU, which has
-    no reduce-scatter, that is 4 times 7/8 of the bytes. More rows change nothing. (Where the compiler is not told that
-    rows stay where they are, it splits the products themselves, and exchanges the activations of all rows.)"""
-    wires = []
-    for rows in (8, 16):
-        given = Arguments(size="tiny", length=32, rows=rows, vocab_size=96, dtype="float32", splits=("fsdp",))
-        program, parameters, _ = compiled(given, "fsdp")
-        wires.append(sum(one.wire for one in collectives(program)) / parameters)
-    assert wires[0] < 4 and wires[1] < 1.02 * wires[0], wires
+    no reduce-scatter, that is 4 times 7/8 of their bytes. (Where the compiler is not told that rows stay where they
+    are, it splits the products themselves, and exchanges the activations of all rows, which are larger here.)"""
+    rows, length = 16, 32
+    given = Arguments(size="tiny", length=length, rows=rows, vocab_size=96, dtype="float32")
+    program, parameters, _ = compiled(given, "fsdp")
+    assert sum(one.wire for one in collectives(program)) < 4 * parameters < 8 * rows * length * 512 * 4
 
 
 def test_tensor_parallel_exchanges_activations_twice_a_layer():

@@ -31,6 +31,7 @@ from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.optim import BertAdam
 from bert_jax.training.sharding import MeshShape
 from bert_jax.training.step import abstract_parameters
+from bert_jax.training.workdir_lock import LOCK_FILE
 
 ENCODER = Bert(num_layers=1, width=16, num_heads=2, mlp_width=16, max_length=32)
 
@@ -296,6 +297,7 @@ def test_a_corpus_built_anew_with_another_vocabulary(pretraining, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(FileExistsError, match=r"tokenizer/vocab\.txt exists with other content"):
         train(pretraining, tmp_path)
+    (tmp_path / LOCK_FILE).unlink()  # it is held while a run is under way, and stays
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -305,3 +307,12 @@ def test_a_workdir_of_something_else_is_not_touched(pretraining, tmp_path):
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path} is not empty and holds no run")):
         train(pretraining, Path(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_micro_batches_that_cannot_be(pretraining, refused):
+    """Of a batch that does not divide; and with dropout that does not know its rows."""
+    message = r"batch_size 16 does not make 3 micro-batches \(accumulate\) on 8 devices .* take a multiple of 24"
+    refused(change(pretraining, accumulate=3), message)
+    bits = with_encoder(pretraining, dropout_bits="jax")
+    refused(change(bits, accumulate=2), "accumulate needs dropout_bits 'hash'")
+    assert resolve(change(pretraining, accumulate=2)).experiment.accumulate == 2

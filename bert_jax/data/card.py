@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 # Of a file: a card can come from elsewhere, and must not point out of its folder.
-PLAIN_NAME = re.compile(r"\w[\w.-]*")
+PLAIN_NAME = re.compile(r"\w[\w.-]{,200}", re.ASCII)
 
 MANY_UNKNOWN = 0.10  # a matching WordPiece vocabulary leaves well under 1 % of English or Chinese text unknown
 MANY_SINGLE_SENTENCES = 0.50  # of the documents

@@ -71,9 +71,7 @@ def _short(value: np.ndarray | np.generic) -> str:
     return np.array2string(np.asarray(value), threshold=16, edgeitems=8, separator=" ")
 
 
-def encode_texts(
-    texts: Sequence[tuple[str, ...]], tokenizer: Tokenizer, max_length: int
-) -> tuple[list[Encoding], int]:
+def encode_texts(texts: Sequence[tuple[str, ...]], tokenizer: Tokenizer, max_length: int) -> tuple[list[Encoding], int]:
     """`[CLS] a [SEP] (b [SEP])` of one or two texts each, cut to `max_length` tokens from the end of the longer
     (run_classifier.py:386-443); and how many were cut."""
     encodings = [tokenizer.encode_pair(*text, max_length=max_length) for text in texts]

@@ -126,9 +126,7 @@ class Layout:
     own: tuple[int, ...] | None = None
 
     @classmethod
-    def of(
-        cls, source: Bounded, padding: Padding, groups: int = 1, own: tuple[int, ...] | None = None
-    ) -> "Layout":
+    def of(cls, source: Bounded, padding: Padding, groups: int = 1, own: tuple[int, ...] | None = None) -> "Layout":
         """The layout of a source."""
         lengths = getattr(source, "lengths", (source.max_length,))
         return cls(padding, padded_length(int(np.max(lengths)), source.max_length), groups, own)

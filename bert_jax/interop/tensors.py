@@ -114,7 +114,8 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{index} is damaged: it has no weight_map of names to files ({error})") from error
     for name in files:
         # A plain name, not a path. The file may be a link, as all are in the hub's cache: that is the folder's doing.
-        if not isinstance(name, str) or not re.fullmatch(r"[^/\\:\0]+\.safetensors", name):
+        plain = isinstance(name, str) and re.fullmatch(r"[^/\\:\0]+\.safetensors", name)
+        if not plain or len(name.encode("utf-8", "replace")) > 255:  # what file systems take
             raise ValueError(f"{index} points at {name!r}, which is no safetensors file of its folder: not opened")
         if not (folder / name).exists():
             raise FileNotFoundError(f"{index} names {name}, which is not in {folder}: the download is incomplete")

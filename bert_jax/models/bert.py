@@ -1,6 +1,7 @@
 """BERT's encoder (Devlin et al. 2018, arXiv 1810.04805; google-research/bert `modeling.py`)."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -44,8 +45,8 @@ class Bert(nn.Module):
         dropout_bits: `hash` needs no memory and is a function of a token's row and column in the batch, wherever it is
             computed; `jax` is its own generator.
         scan: one looped layer instead of unrolled ones: compiles faster, runs slower, same parameters.
-        remat: what of each layer is computed again in the backward pass and not kept (`nn.stack.POLICIES`). True and
-            False, of older records, are "full" and "none".
+        remat: what of each layer is computed again in the backward pass and not kept (`nn.stack.POLICIES`); implies
+            `scan`.
         dtype: of the operands of every dot; `auto` is float32 on CPU, bfloat16 elsewhere. Parameters stay float32.
     """
 
@@ -69,10 +70,11 @@ class Bert(nn.Module):
     remat: Remat = "none"
     dtype: ComputeDtype = "auto"
 
-    def __post_init__(self):
-        if isinstance(self.remat, bool):
-            object.__setattr__(self, "remat", "full" if self.remat else "none")
-        super().__post_init__()
+    @staticmethod
+    def from_older(fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a record from before `remat` had names, when it was yes or no."""
+        names = {True: "full", False: "none"}
+        return {key: names.get(value, value) if key == "remat" else value for key, value in fields.items()}
 
     @nn.compact
     def __call__(self, batch: Mapping[str, Array], train: bool = False) -> Encoded:

@@ -22,7 +22,6 @@ import orbax.checkpoint as ocp
 from bert_jax.training.checksums import damage, steps_in, write_checksums
 
 
-
 def _worth_saying(record: logging.LogRecord) -> bool:
     """Orbax reports its progress as warnings. Of what goes wrong it logs the same traceback several times over, and
     raises it: a line is enough then."""

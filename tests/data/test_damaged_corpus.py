@@ -221,7 +221,7 @@ def test_damaged_card(corpus, content, message):
         Corpus(corpus)
 
 
-@pytest.mark.parametrize("name", ["../train.array_record", "/etc/passwd", "", ".hidden", "a\n", 3])
+@pytest.mark.parametrize("name", ["../train.array_record", "/etc/passwd", "", ".hidden", "a\n", "a" * 300, 3])
 def test_card_cannot_point_out_of_its_folder(corpus, name):
     """It may come from elsewhere, and its files are fetched under the names that it gives."""
     change_card(corpus, shards=[{"file": name, "instances": 1}])

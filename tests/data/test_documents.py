@@ -85,14 +85,16 @@ def test_auto_tells_wikiextractor_from_plain_file_by_file(tmp_path):
 
 @pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".xz", lzma.compress)])
 def test_compressed_files_read_as_the_plain_one(tmp_path, suffix, compress):
-    """.gz and .xz are unpacked; a cut-off archive is an error."""
+    """.gz and .xz are unpacked; a cut-off or damaged archive is an error."""
     text = "Some text.\r\n\r\nMore of it.\r\n" * 50
     plain = list(TextFiles([written(tmp_path, text)]))
     packed = written(tmp_path, compress(text.encode()), "text" + suffix)
     assert list(TextFiles([packed])) == plain
-    packed.write_bytes(packed.read_bytes()[:-12])
-    with pytest.raises(ValueError, match="archive damaged or cut off"):
-        list(TextFiles([packed]))
+    whole = packed.read_bytes()
+    for damaged in (whole[:-12], whole[: len(whole) // 2] + b"\xff" * 9 + whole[len(whole) // 2 + 9 :]):
+        packed.write_bytes(damaged)
+        with pytest.raises(ValueError, match="archive damaged or cut off"):
+            list(TextFiles([packed]))
 
 
 def test_byte_order_mark_and_unicode_line_separators_are_no_lines(tmp_path):

@@ -114,7 +114,7 @@ def test_the_first_line_is_a_row_where_the_fields_are_named(tmp_path):
 
 def test_text_files_are_tables_with_tabs(tmp_path):
     """As the MSR corpus, which MRPC was made from, is called."""
-    path = write(tmp_path / "a.txt.gz", "\ufefftext\tlabel\n\"a\tb\n")
+    path = write(tmp_path / "a.txt.gz", '\ufefftext\tlabel\n"a\tb\n')
     assert [row.fields for row in read_table(path, ("text", "label"))] == [{"text": '"a', "label": "b"}]
 
 

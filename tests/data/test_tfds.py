@@ -37,15 +37,18 @@ def folder(tmp_path_factory) -> Path:
 
         def _generate_examples(self, count: int, labelled: bool = True) -> Iterator[tuple[int, dict]]:
             for i in range(count):
-                yield i, {
-                    "idx": i,
-                    "text": f"é {i}",
-                    "label": i % 2 if labelled else -1,
-                    "score": i + 0.5,
-                    "tags": ["B", "I"][:i],
-                    "words": ["a", "北"][:i],
-                    "answers": {"text": ["x"] * i, "start": list(range(i))},
-                }
+                yield (
+                    i,
+                    {
+                        "idx": i,
+                        "text": f"é {i}",
+                        "label": i % 2 if labelled else -1,
+                        "score": i + 0.5,
+                        "tags": ["B", "I"][:i],
+                        "words": ["a", "北"][:i],
+                        "answers": {"text": ["x"] * i, "start": list(range(i))},
+                    },
+                )
 
     folder = tmp_path_factory.mktemp("tfds")
     TinyRows(data_dir=folder, file_format="array_record").download_and_prepare()

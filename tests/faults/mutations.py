@@ -1,12 +1,16 @@
 """What the fuzz tests share: valid files with changes that nobody meant to make, and what a parser may answer."""
 
+import contextlib
 import copy
 import json
+import resource
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +18,7 @@ from hypothesis import strategies as st
 FEW, MANY = 40, 3000
 EXAMPLES = pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.faults)])
 SECONDS = 10  # that a file of some kilobytes may take
+MEMORY = 16 << 30  # bytes of address space, of which the stacks and heaps of threads take some, used or not
 
 # What breaks parsers: ends of lines and of texts, quotes, marks, bytes that are no UTF-8, numbers that are no sizes,
 # depth. The last ones are rarely drawn, so they stand alone in files, too.
@@ -75,9 +80,21 @@ def _places(content: Any):
         yield from _places(content[key])
 
 
+@contextlib.contextmanager
+def _memory_limited() -> Iterator[None]:
+    """Has an allocation fail that goes beyond what is taken now by more than MEMORY."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    if sys.platform == "linux":  # others count address space otherwise
+        resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + MEMORY, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 def fuzz(parse: Callable[[bytes], Any], contents: st.SearchStrategy[bytes], examples: int, named: str | Path) -> None:
-    """Has `parse` read many contents. It may return, or raise ValueError or FileNotFoundError (none of their
-    subclasses) with `named` in the message, within some seconds."""
+    """Has `parse` read many contents. It may return, or raise ValueError or FileNotFoundError (of their
+    subclasses only our own) with `named` in the message, within some seconds and in bounded memory."""
     counts = {"read": 0, "refused": 0}
 
     # The few are always the same ones, the many are others each time.
@@ -95,10 +112,14 @@ def fuzz(parse: Callable[[bytes], Any], contents: st.SearchStrategy[bytes], exam
             parse(content)
             counts["read"] += 1
         except (ValueError, FileNotFoundError) as error:
-            assert type(error) in (ValueError, FileNotFoundError), f"{type(error).__name__}: {error}"
+            own = type(error).__module__.startswith("bert_jax.")
+            assert own or type(error) in (ValueError, FileNotFoundError), f"{type(error).__name__}: {error}"
             assert str(named) in str(error), f"names no file: {error}"
             counts["refused"] += 1
         assert time.monotonic() - began < SECONDS
 
-    one()
+    with _memory_limited():
+        for content in DEEP:
+            one.hypothesis.inner_test(content)
+        one()
     assert min(counts.values()) > 0, counts  # else the contents say nothing about one of the two

@@ -213,3 +213,50 @@ def test_record_of_a_run(tmp_path, examples):
         check_record(path, experiment, tmp_path)
 
     fuzz(parse, mutated([json.dumps(record).encode()]) | changed([record]), examples, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("config.json", {"tie_word_embeddings": None}, "tie_word_embeddings is None, expected true or false"),
+        ("config.json", {"architectures": 3}, "architectures is 3, expected names"),
+        ("config.json", {"id2label": ["a"]}, "id2label is .* expected names by their numbers"),
+        ("config.json", {"classifier_dropout": "a"}, "classifier_dropout is 'a', expected a number"),
+        ("config.json", {"layer_norm_eps": float("nan")}, "layer_norm_eps is nan, expected a number"),
+        ("config.json", {"num_hidden_layers": 1 << 64}, "num_hidden_layers is 18446744073709551616, expected"),
+        ("tokenizer_config.json", {"do_lower_case": 0}, "do_lower_case is 0, expected true or false"),
+    ],
+)
+def test_what_was_found_in_folders(hugging_face, tmp_path, name, change, message):
+    """Fields of a type that they should not have, each of which once ended in another error or in none."""
+    folder = Path(shutil.copytree(hugging_face, tmp_path / "model"))
+    write(folder / name, json.dumps(json.loads((folder / name).read_text()) | change).encode())
+    with pytest.raises(ValueError, match=rf"{name}: {message}"):
+        pretrained.load_architecture(folder)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (None, "it records a NoneType, not a Multitask"),
+        ({"class": None}, "class None of the record cannot be imported"),
+        ({"class": ".x.y"}, "class .x.y of the record cannot be imported"),
+        ({"class": "bert_jax.training.sharding.MeshShape"}, "it records a MeshShape, not a Multitask"),
+        ({"class": "bert_jax.models.bert.Bert", "width": "8"}, "width of bert_jax.models.bert.Bert is '8' in the rec"),
+        ({"class": "bert_jax.models.bert.Bert", "depth": 8}, "bert_jax.models.bert.Bert of the record cannot be made"),
+    ],
+)
+def test_what_was_found_in_records(tmp_path, record, message):
+    """The same of a record of this project."""
+    write(tmp_path / pretrained.LEARNER_FILE, json.dumps(record).encode())
+    with pytest.raises(ValueError, match=rf"{pretrained.LEARNER_FILE} is damaged.*{message}"):
+        pretrained.load_architecture(tmp_path)
+
+
+def test_index_with_a_name_that_no_file_can_have(hugging_face, tmp_path):
+    """The system's own error about it would name nothing."""
+    folder = Path(shutil.copytree(hugging_face, tmp_path / "model"))
+    (folder / tensors.SAFETENSORS).unlink()
+    write(folder / tensors.INDEX, json.dumps({"weight_map": {"a": "9" * 300 + ".safetensors"}}).encode())
+    with pytest.raises(ValueError, match=r"index\.json points at '999.*, which is no safetensors file of its folder"):
+        tensors.read_folder(folder)

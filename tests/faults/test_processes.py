@@ -75,12 +75,13 @@ def assert_nearly_the_same_run(workdir, alone):
     differs, and Adam divides by the root of the moments."""
     lines, wanted = metrics(workdir), metrics(alone)
     assert [line.keys() for line in lines] == [line.keys() for line in wanted]
-    for line, own in zip(lines, wanted, strict=True):
-        np.testing.assert_allclose(list(line.values()), list(own.values()), rtol=2e-5, err_msg=str(line["step"]))
+    values, own = (np.array([value for line in of_run for value in line.values()]) for of_run in (lines, wanted))
     got, wanted = (restore_params(folder / "checkpoints") for folder in (workdir, alone))
     assert jax.tree.structure(got) == jax.tree.structure(wanted)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    apart = max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (got, wanted)), strict=True))
+    relative = np.abs(values - own) / np.maximum(np.abs(own), 1e-3)
+    print(f"\nlargest difference of a metric {relative.max():.1e} of its size, of a parameter {apart:.1e}")
+    assert relative.max() < 2e-5 and apart < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,7 @@ def assert_nearly_the_same_run(workdir, alone):
         pytest.param(2, 2, "", marks=pytest.mark.faults),
         pytest.param(4, 1, "", marks=pytest.mark.faults),
         pytest.param(2, 2, "--mesh.data 2 --mesh.tensor 2", marks=pytest.mark.faults),
+        pytest.param(2, 2, "--accumulate 4", marks=pytest.mark.faults),
         (2, 2, "--mesh.fsdp 4"),
     ],
 )

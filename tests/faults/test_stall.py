@@ -46,7 +46,7 @@ HANGS = {
             time.sleep(1e6)
         EvaluationBatches.__getitem__ = hang
         """,
-        "training step 8",  # the first batch of its evaluation never comes
+        "the evaluation after step 8",
         "in evaluate_all",
     ),
     "save": (

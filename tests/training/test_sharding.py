@@ -121,7 +121,9 @@ def test_one_and_several_devices_train_alike(alone, several):
             np.testing.assert_allclose(b[name], a[name], rtol=1e-6 if step < 5 else 5e-6, err_msg=f"{name} of {step}")
         assert a["tokens"] == b["tokens"]
     assert scalars[0]["loss"] != scalars[-1]["loss"]
-    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True):
+    pairs = list(zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True))
+    print(f"\nlargest difference of a parameter {max(np.abs(a - np.asarray(b)).max() for a, b in pairs):.1e}")
+    for a, b in pairs:
         np.testing.assert_allclose(np.asarray(b), np.asarray(a), rtol=0, atol=1e-5)
 
 

@@ -23,6 +23,7 @@ from bert_jax.pretrained import load
 from bert_jax.resolve import resolve
 from bert_jax.text import tokenizer as tokenizers
 from bert_jax.train import train
+from bert_jax.training.accumulation import groups
 from bert_jax.training.cpu_devices import split_cores
 from bert_jax.training.log import METRICS_FILE
 from bert_jax.training.step import make_init, make_train_step, state_shardings
@@ -71,8 +72,8 @@ class Training:
         self._state = init(seeds if experiment.seeds > 1 else seeds[0], run.example_batch)
         given = jax.device_put(run.together.stack([run.initial] * run.together.count))
         self._state = self._state.replace(params=self._state.params | given)
-        self._step = make_train_step(run.learner, optimizer, shardings, run.together)
-        layout = Layout.of(run.train_source, experiment.padding, run.together.parts)
+        self._step = make_train_step(run.learner, optimizer, shardings, run.together, experiment.accumulate)
+        layout = Layout.of(run.train_source, experiment.padding, *groups(run.together, experiment.accumulate))
         orders = [TrainingBatches(run.train_source, experiment.batch_size, int(seed)) for seed in seeds]
         self._batch_of = lambda step: run.together.stack(layout.batches(orders, step))
         self._batches = stream(self._batch_of, 0, run.steps)
