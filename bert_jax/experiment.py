@@ -23,7 +23,6 @@ import tyro
 from bert_jax.data.packing import Padding
 from bert_jax.data.workers import cores
 from bert_jax.handover import NewPositions
-from bert_jax.learners.multitask import Multitask
 from bert_jax.nn.dot import ComputeDtype
 from bert_jax.training.optim import BertAdam
 from bert_jax.training.processes import Processes
@@ -36,7 +35,7 @@ class Experiment:
 
     task: Annotated[Any, tyro.conf.arg(name="")]
     """where the examples come from"""
-    learner: Multitask
+    learner: nn.Module
     """what is trained"""
     optimizer: Any = BertAdam()
     """how"""

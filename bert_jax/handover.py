@@ -15,7 +15,9 @@ from bert_jax.training.checkpoint import restore_part
 NewPositions = Literal["copied", "new"]
 
 
-def extend_positions(params: Mapping[str, Any], rows: int, how: NewPositions, stddev: float, seed: int) -> Any:
+def extend_positions(
+    params: Mapping[str, Any], rows: int, how: NewPositions, stddev: float, seed: int, first: int = 0
+) -> Any:
     """The parameters with a position table of `rows`, at least as many as it has.
 
     Args:
@@ -25,13 +27,14 @@ def extend_positions(params: Mapping[str, Any], rows: int, how: NewPositions, st
             to. `new` draws rows from the initialiser, as positions are that no training row was long enough for.
         stddev: of the initialiser.
         seed: of new rows.
+        first: row of the first token; what is before it, as in RoBERTa's table, is not repeated.
     """
     encoder = params["encoder"]
     embeddings = encoder["embeddings"]
     table = np.asarray(embeddings["positions"]["table"])
     missing = rows - len(table)
     if how == "copied":
-        table = table[np.arange(rows) % len(table)]
+        table = np.concatenate([table[:first], table[first:][np.arange(rows - first) % (len(table) - first)]])
     elif missing:
         drawn = kernel_init(stddev)(jax.random.key(seed), (missing, table.shape[1]), jnp.float32)
         table = np.concatenate([table, np.asarray(drawn)])

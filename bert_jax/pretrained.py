@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -73,7 +74,7 @@ class Pretrained:
         limits = [("tokens", tokens, encoder.vocab_size)]
         if segments is not None:
             batch["segments"] = _integers("segments", segments)
-            limits.append(("segments", batch["segments"], encoder.segment_types))
+            limits.append(("segments", batch["segments"], max(1, encoder.segment_types)))  # none: all 0
         mask = np.ones_like(tokens) if mask is None else _integers("mask", mask)
         limits.append(("mask", mask, 2))
         for name, array, limit in limits:
@@ -243,9 +244,9 @@ def _recorded(path: Path, kind: type) -> Any:
     return found
 
 
-def write_learner(folder: Path, learner: Multitask) -> None:
-    """Records a learner, with its sizes filled in, where `load` looks for it."""
-    write_json(folder / LEARNER_FILE, encode(learner))
+def write_learner(folder: Path, learner: nn.Module) -> None:
+    """Records a learner, with its sizes filled in, where `load` looks for it: as what it is opened as."""
+    write_json(folder / LEARNER_FILE, encode(learner if isinstance(learner, Multitask) else learner.as_multitask()))
 
 
 def locate(source: str | os.PathLike) -> tuple[Path, Format]:
@@ -280,6 +281,9 @@ def _load(source: str | os.PathLike, checkpoint: str, weights: bool) -> Pretrain
     if layout == "bert_jax":
         learner = _recorded(folder / LEARNER_FILE, Multitask)
         params = _restore(folder / "checkpoints", checkpoint) if weights else None
+        if params is not None:  # without what only training has, such as a teacher
+            own = {"encoder", *(f"objectives_{name}" for name in learner.objectives)}
+            params = {name: part for name, part in params.items() if name in own}
         return Pretrained(learner, params, _tokenizer(folder / "tokenizer"))
     found = {"hf": huggingface, "google": google}[layout].read(folder)
     tokenizer = _tokenizer(folder)

@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from bert_jax.data.loader import Source, TrainingBatches
 from bert_jax.experiment import Experiment
 from bert_jax.handover import extend_positions, saved_moments
-from bert_jax.learners.multitask import Multitask
 from bert_jax.pretrained import Pretrained, load, load_architecture
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.accumulation import check_accumulate
@@ -40,7 +39,7 @@ class Resolved:
     """
 
     experiment: Experiment
-    learner: Multitask
+    learner: nn.Module
     tokenizer: Tokenizer
     train_source: Source
     evaluations: dict[str, Source]
@@ -82,6 +81,9 @@ def resolve(experiment: Experiment, to_come: Pretrained | None = None) -> Resolv
             start = load(experiment.init_from, experiment.init_checkpoint)
     tokenizer = _tokenizer(experiment, start)
     task, learner = experiment.task, experiment.learner
+    if start is not None and hasattr(learner, "starting_from"):
+        learner, params = learner.starting_from(start.model, start.params)
+        start = dataclasses.replace(start, params=params)
     if learner.encoder is None:
         encoder = start.model.encoder
         if experiment.dropout is not None:
@@ -129,12 +131,13 @@ def resolve(experiment: Experiment, to_come: Pretrained | None = None) -> Resolv
 
 
 def _with_positions(
-    start: Pretrained, learner: Multitask, longest: int, experiment: Experiment
-) -> tuple[Pretrained, Multitask]:
+    start: Pretrained, learner: nn.Module, longest: int, experiment: Experiment
+) -> tuple[Pretrained, nn.Module]:
     """Both with a position table for rows of `longest` at least."""
     rows = max(longest, learner.encoder.max_length, start.model.encoder.max_length)
     stddev, how = learner.encoder.init_stddev, experiment.extend_positions
-    params = extend_positions(start.params, rows, how, stddev, experiment.seed)
+    first = len(start.params["encoder"]["embeddings"]["positions"]["table"]) - start.model.encoder.max_length
+    params = extend_positions(start.params, first + rows, how, stddev, experiment.seed, first)
     encoder = learner.encoder.clone(max_length=rows)
     return dataclasses.replace(start, params=params), learner.clone(encoder=encoder)
 
@@ -175,7 +178,7 @@ def _check_best_metric(
         raise ValueError(f"best_metric {best!r} is none of the metrics of an evaluation: {', '.join(names)}")
 
 
-def _check_heads(learner: Multitask, start: Pretrained | None) -> None:
+def _check_heads(learner: nn.Module, start: Pretrained | None) -> None:
     """Raises ValueError for a head that computes otherwise than the one whose weights it would take over."""
     for name, there in (start.model.objectives if start else {}).items():
         head = learner.objectives.get(name)

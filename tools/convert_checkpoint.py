@@ -110,14 +110,14 @@ def examples(p: Pretrained) -> tuple[dict[str, np.ndarray], str]:
         length = min(encoder.max_length, 64)
         lengths = np.linspace(1, length, 8).astype(int)
         mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
-        tokens, segments = (rng.integers(0, n, mask.shape) for n in (encoder.vocab_size, encoder.segment_types))
+        tokens, segments = (rng.integers(0, max(1, n), mask.shape) for n in (encoder.vocab_size, encoder.segment_types))
         return {"tokens": tokens, "segments": segments, "mask": mask}, "on random ids: there is no tokenizer"
     rows = [p.tokenizer.encode_pair(a, b, max_length=encoder.max_length) for a, b in TEXTS]
     length = max(len(row.ids) for row in rows)
     tokens = np.stack([np.pad(row.ids, (0, length - len(row.ids)), constant_values=p.tokenizer.pad_id) for row in rows])
     segments = np.stack([np.pad(row.segments, (0, length - len(row.ids))) for row in rows])
     mask = (np.arange(length) < np.array([[len(row.ids)] for row in rows])).astype(np.int32)
-    segments = np.minimum(segments, encoder.segment_types - 1)
+    segments = np.minimum(segments, max(0, encoder.segment_types - 1))
     return {"tokens": tokens, "segments": segments, "mask": mask}, f"on {len(rows)} sentences and pairs"
 
 

@@ -5,6 +5,7 @@ the corpus will hold. The same text gives the same bytes on any run and any numb
 
     python tools/train_tokenizer.py wiki/*.xz --output runs/vocab --vocab-size 8192
     python tools/train_tokenizer.py wiki/*.xz --output runs/vocab --kind sentencepiece --cased
+    python tools/train_tokenizer.py wiki/*.xz --output runs/vocab --kind bpe
 """
 
 import shutil
@@ -27,13 +28,13 @@ from bert_jax.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Arguments:
-    """Trains a WordPiece or SentencePiece vocabulary from text files."""
+    """Trains a WordPiece, SentencePiece or byte-level BPE vocabulary from text files."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]  # text files, UTF-8; .gz and .xz are unpacked
     output: Path  # tokenizer folder to make; must not exist
-    kind: Literal["wordpiece", "sentencepiece"] = "wordpiece"  # BERT's kind, or a SentencePiece unigram model
+    kind: Literal["wordpiece", "sentencepiece", "bpe"] = "wordpiece"  # BERT's, a unigram model, or RoBERTa's
     vocab_size: int = 8192  # pieces, the five special tokens included
-    cased: bool = False  # keep capitals and accents
+    cased: bool = False  # keep capitals and accents; byte-level BPE always does
     coverage: float = training.COVERAGE  # share of the characters that the alphabet covers; rarer ones become [UNK]
     format: Format = "auto"  # how documents are marked, as in tools/prepare_corpus.py
 
@@ -51,6 +52,10 @@ def train(arguments: Arguments, console: Console) -> None:
             words = training.count_words(texts, lowercase)
             status.update(f"training on {len(words):,} distinct words")
             tokenizer = training.wordpiece_of_counts(words, arguments.vocab_size, lowercase, arguments.coverage)
+        elif arguments.kind == "bpe":
+            words = training.count_spaced(texts)
+            status.update(f"training on {len(words):,} distinct words")
+            tokenizer = training.bpe_of_counts(words, arguments.vocab_size)
         else:
             words = training.count_spaced(texts)
             status.update(f"training on {len(words):,} distinct words, on one core for the same result anywhere")

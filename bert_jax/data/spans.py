@@ -9,11 +9,8 @@ MAX_ANSWER_LENGTH, STRIDE = 30, 128
 
 
 def joined(tokenizer: Tokenizer, *parts: np.ndarray) -> Encoding:
-    """`[CLS] a [SEP] (b [SEP])` of ids; the offsets are not kept."""
-    ids = np.concatenate([[tokenizer.cls_id], *(np.append(part, tokenizer.sep_id) for part in parts)], dtype=np.int32)
-    segments = np.zeros_like(ids)
-    segments[len(parts[0]) + 2 :] = 1
-    return Encoding(ids, np.zeros((len(ids), 2), np.int32), segments)
+    """One text or a pair of ids, as `tokenizer.join` has them; the offsets are not kept."""
+    return tokenizer.join(*(Encoding(ids, np.zeros((len(ids), 2), np.int32), np.zeros_like(ids)) for ids in parts))
 
 
 def windows(
@@ -24,7 +21,7 @@ def windows(
     As many tokens as fit are read, `stride` tokens apart, up to the first window that reaches the end
     (run_squad.py:350-364). A question that leaves no room for a token is the caller's error.
     """
-    room = max_length - len(question) - 3
+    room = max_length - len(question) - tokenizer.special_tokens(2)
     starts = [0]
     while starts[-1] + room < len(context):
         starts.append(starts[-1] + min(room, stride))

@@ -216,7 +216,7 @@ class QuestionWindows(Features):
             self.cut_questions += len(question) > max_question_length
             self.offsets.append(context.offsets)
             question, answer = question[:max_question_length], self._answer_tokens(row, context.offsets)
-            begin, held = len(question) + 2, False
+            begin, held = len(question) + tokenizer.special_tokens(2) - 1, False
             for start, encoding in windows(tokenizer, question, context.ids, max_length, stride):
                 inside = answer and start <= answer[0] and answer[1] - start < len(encoding.ids) - 1 - begin
                 held = held or bool(inside)

@@ -87,7 +87,7 @@ def encode(opened: Opened, items: Sequence[str | tuple]) -> list[Encoding]:
     for i, item in enumerate(items):
         if not isinstance(item, str) and len(item) != 2:
             raise BadInput(i, f"a tuple of {len(item)}, expected a pair")
-        if not isinstance(item, str) and opened.model.encoder.segment_types < 2:
+        if not isinstance(item, str) and lacks_segments(opened):
             raise BadInput(i, "a pair needs two segment types, and this model has one")
     texts = [(item,) if isinstance(item, str) else item for item in items]
     try:
@@ -98,6 +98,12 @@ def encode(opened: Opened, items: Sequence[str | tuple]) -> list[Encoding]:
         fitting(opened, i, joined(opened.tokenizer, *(next(ids) for _ in parts)), parts[0])
         for i, parts in enumerate(texts)
     ]
+
+
+def lacks_segments(opened: Opened) -> bool:
+    """Whether the texts of a pair would be told apart by segments that the model has not; one without any, as
+    DistilBERT, is used to that."""
+    return opened.model.encoder.segment_types == 1 and opened.tokenizer.separators == 1
 
 
 def tokens_of(opened: Opened, index: int, text: str) -> Encoding:

@@ -25,6 +25,7 @@ from bert_jax.inference.inputs import (
     fitting,
     head_of,
     items_of,
+    lacks_segments,
     tokens_of,
     words_of,
 )
@@ -110,7 +111,7 @@ def embed(opened: Opened, texts: Any, pooling: str = "mean", layer: int = -1, no
     if not -encoder.num_layers - 1 <= layer <= encoder.num_layers:
         raise ValueError(f"layer {layer}: there are 0, the embeddings, to {encoder.num_layers}")
     layer = int(layer) % (encoder.num_layers + 1)
-    if pooling == "pooled" and not encoder.pooler:
+    if pooling == "pooled" and not getattr(encoder, "pooler", False):
         raise ValueError("pooling 'pooled' needs a pooler, which this model does not have: take 'mean' or 'cls'")
     if pooling == "pooled" and layer != encoder.num_layers:
         raise ValueError(f"the pooler reads the last layer, {encoder.num_layers}, and not {layer}")
@@ -269,26 +270,28 @@ def answer(
             raise ValueError(f"{name} {value}: must be at least 1")
     head = head_of(opened, Span, "answer")
     longest = opened.model.encoder.max_length
-    texts, parts, which = [], [], []  # tokens of each context; (first token, encoding) and text of each window
+    texts, begins = [], []  # tokens of each context, and where they begin in a window
+    parts, which = [], []  # (first token, encoding) and text of each window
     for i, (question, context) in enumerate(zip(asked, given, strict=True)):
         before, text = tokens_of(opened, i, question).ids, tokens_of(opened, i, context)
-        if longest - len(before) - 3 < 1:
+        around = len(before) + opened.tokenizer.special_tokens(2)
+        if longest - around < 1:
             reason = f"the question has {len(before)} tokens, which leaves no room for a context: the model takes"
             raise BadInput(i, f"{reason} {longest} with [CLS] and two [SEP]")
         if not len(text.ids):
             raise BadInput(i, f"there is nothing to answer from in the context {beginning(context)}")
-        if opened.model.encoder.segment_types < 2:
+        if lacks_segments(opened):
             raise BadInput(i, "a question with its context needs two segment types, and this model has one")
         texts.append(text)
+        begins.append(around - 1)
         own = windows(opened.tokenizer, before, text.ids, longest, stride)
         parts += own
         which += [i] * len(own)
     rows = _run(opened, forward.logits, (head,), [encoding for _, encoding in parts])
     bounds, found = np.searchsorted(which, np.arange(len(texts) + 1)), []
-    for i, (text, context) in enumerate(zip(texts, given, strict=True)):
+    for i, (text, context, begin) in enumerate(zip(texts, given, begins, strict=True)):
         own = range(bounds[i], bounds[i + 1])
         starts = np.array([parts[row][0] for row in own])
-        begin = np.flatnonzero(parts[own[0]][1].segments)[0]  # the context and its [SEP]
         logits = [rows[row][begin : len(parts[row][1].ids) - 1] for row in own]
         table = span_scores(starts, logits, max_answer_length, max_context=False)
         null = None if no_answer_threshold is None else min(float(rows[row][0].sum()) for row in own)

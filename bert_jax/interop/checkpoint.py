@@ -8,7 +8,6 @@ import flax.linen as nn
 import numpy as np
 
 from bert_jax.interop import names
-from bert_jax.models.bert import Bert
 
 
 class ForeignCheckpoint(NamedTuple):
@@ -21,7 +20,7 @@ class ForeignCheckpoint(NamedTuple):
         notes: what a user should know: parts that are missing, tensors that were not used.
     """
 
-    encoder: Bert
+    encoder: nn.Module
     objectives: dict[str, nn.Module]
     params: dict[str, Any]
     notes: tuple[str, ...] = ()
@@ -29,7 +28,7 @@ class ForeignCheckpoint(NamedTuple):
 
 def assemble(
     state: Mapping[str, np.ndarray],
-    encoder: Bert,
+    encoder: nn.Module,
     objectives: dict[str, nn.Module],
     style: names.Style,
     source: Path,
@@ -44,7 +43,7 @@ def assemble(
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     notes = list(notes)
-    if not encoder.pooler:
+    if not getattr(encoder, "pooler", True):
         notes.append("there is no pooler: `pooled` and the heads that need it are not available")
     if not objectives:
         notes.append("there is no head: a new one starts from random weights")

@@ -14,6 +14,8 @@ import numpy as np
 
 from bert_jax.interop import huggingface, names
 from bert_jax.interop.checkpoint import ForeignCheckpoint, assemble
+from bert_jax.interop.members.bert import FIELDS
+from bert_jax.models.bert import Bert
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.nsp import Nsp
@@ -59,6 +61,8 @@ def write(folder: Path, checkpoint: ForeignCheckpoint) -> None:
     head, causal attention; ImportError without TensorFlow, RuntimeError where its eager execution was switched off.
     """
     encoder = checkpoint.encoder
+    if not isinstance(encoder, Bert):
+        raise ValueError(f"the original is BERT, and {CONFIG} has no {type(encoder).__name__}")
     if encoder.causal:
         raise ValueError(f"the encoder is causal, which the original's is not and {CONFIG} cannot say")
     activation = next((theirs for theirs, ours in ACTIVATIONS.items() if ours == encoder.activation), None)
@@ -80,7 +84,7 @@ def write(folder: Path, checkpoint: ForeignCheckpoint) -> None:
                 f"activation and norm_epsilon are {head.activation!r} and {head.norm_epsilon} in the head {name!r}, "
                 f"{encoder.activation!r} and {encoder.norm_epsilon} in the encoder: {CONFIG} has one field for both"
             )
-    config = {theirs: getattr(encoder, ours) for theirs, ours in huggingface.FIELDS.items()}
+    config = {theirs: getattr(encoder, ours) for theirs, ours in FIELDS.items()}
     del config["layer_norm_eps"]
     config["hidden_act"] = activation
     state = names.from_params(checkpoint.params, encoder, checkpoint.objectives, "google")

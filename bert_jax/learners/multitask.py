@@ -36,6 +36,11 @@ class Multitask(nn.Module):
         encoder that is not trained has no dropout and no gradient."""
         return any(getattr(self.objectives[name], "features", None) is None for name in self.objectives)
 
+    @property
+    def read_only(self) -> tuple[str, ...]:
+        """Top-level names of the parameters that the optimizer does not see."""
+        return () if self.trains_encoder else ("encoder",)
+
     def for_vocabulary(self, vocab_size: int, special_ids: tuple[int, ...]) -> "Multitask":
         """The same learner over a vocabulary (its size and its [CLS], [SEP], [MASK]).
 

@@ -1,6 +1,6 @@
 """BERT's encoder (Devlin et al. 2018, arXiv 1810.04805; google-research/bert `modeling.py`)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -86,13 +86,7 @@ class Bert(nn.Module):
         (`data.packing.plan`) right-padded rows are computed in these packed ones, and what is returned is that of the
         rows of the batch, with 0 at padding.
         """
-        self._check(batch)
-        packing, rows = None, batch
-        if "packing" in batch:
-            packing = Packing(batch["packing"], *batch["tokens"].shape)
-            rows = packing.inputs(batch)
-        token_index = _token_index(rows, self.max_length, packed=packing is not None)
-        embeddings, table = Embeddings(
+        embeddings = Embeddings(
             self.vocab_size,
             self.width,
             self.max_length,
@@ -102,73 +96,101 @@ class Bert(nn.Module):
             self.init_stddev,
             self.dropout_bits,
             name="embeddings",
-        )(rows, train, token_index)
-        layer = Layer(
-            self.num_heads,
-            self.mlp_width,
-            self.dropout,
-            self.attention_dropout,
-            self.activation,
-            self.norm_epsilon,
-            self.init_stddev,
-            self.dtype,
-            self.causal,
-            self.attention,
-            self.dropout_bits,
-            name="layers",
         )
-        hidden, layers = stack(
-            layer,
-            embeddings,
-            rows.get("lengths"),
-            rows.get("sequence_ids"),
-            train,
-            token_index,
-            count=self.num_layers,
-            scan=self.scan,
-            remat=self.remat,
-        )
-        pooled = None
-        if self.pooler:  # modeling.py:224-232: always tanh, whatever the activation
-            first = Linear("BD,DE->BE", (self.width,), stddev=self.init_stddev, dtype=self.dtype, name="pooler")
-            pooled = jnp.tanh(first(self._pooled_token(hidden, batch, packing)))
-            pooled = pooled.astype(compute_dtype(self.dtype))
-        hidden = hidden.astype(compute_dtype(self.dtype))
-        inner = {"embeddings": embeddings, "layers": layers}
-        if packing:
-            hidden = packing.unpack(hidden)
-            inner = {"embeddings": packing.unpack(embeddings), "layers": jax.vmap(packing.unpack)(layers)}
-        seen = (batch.get(name) for name in ("lengths", "sequence_ids", "row"))
-        return Encoded(hidden, pooled, table, inner, *seen)
+        return encode(self, embeddings, batch, train)
 
-    @nn.nowrap
-    def _pooled_token(
-        self, hidden: Float[Array, "R M D"], batch: Mapping[str, Array], packing: Packing | None
-    ) -> Float[Array, "B D"]:
-        if self.causal:
-            column = _last(batch)
-        elif packing:
-            column = jnp.zeros_like(batch["lengths"])
-        else:
-            return hidden[:, 0]
-        if packing:
-            return packing.one_each(hidden, column)
-        return jnp.take_along_axis(hidden, column[:, None, None], axis=1)[:, 0]
 
-    def _check(self, batch: Mapping[str, Array]) -> None:
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
-        if self.vocab_size <= 0:
-            raise ValueError(f"vocab_size is {self.vocab_size}: give the tokenizer's")
-        length = batch["tokens"].shape[1]
-        if length > self.max_length:
-            raise ValueError(f"rows of {length} tokens, but the position table has {self.max_length} (max_length)")
-        if "packing" in batch and ("sequence_ids" in batch or "positions" in batch):
-            raise ValueError("packing is of right-padded rows: it makes sequence_ids and positions itself")
+def encode(
+    encoder: nn.Module, embed: Callable[..., tuple[Array, Array]], batch: Mapping[str, Array], train: bool
+) -> Encoded:
+    """What `Bert` computes, over embeddings that may be another's: tower, pooler, packing.
+
+    Args:
+        encoder: whose parameters they become, called from its compact method; has the fields of `Bert`, of which it may
+            lack `pooler` and `causal`.
+        embed: `(rows, train, token_index) -> (embedded [B, L, D], table [V, E])`, as `Embeddings`.
+        batch: as `Bert.__call__` takes it.
+    """
+    _check(encoder, batch)
+    packing, rows = None, batch
+    if "packing" in batch:
+        packing = Packing(batch["packing"], *batch["tokens"].shape)
+        rows = packing.inputs(batch)
+    token_index = _token_index(rows, encoder.max_length, packed=packing is not None)
+    embeddings, table = embed(rows, train, token_index)
+    causal = getattr(encoder, "causal", False)
+    layer = Layer(
+        encoder.num_heads,
+        encoder.mlp_width,
+        encoder.dropout,
+        encoder.attention_dropout,
+        encoder.activation,
+        encoder.norm_epsilon,
+        encoder.init_stddev,
+        encoder.dtype,
+        causal,
+        encoder.attention,
+        encoder.dropout_bits,
+        name="layers",
+    )
+    hidden, layers = stack(
+        layer,
+        embeddings,
+        rows.get("lengths"),
+        rows.get("sequence_ids"),
+        train,
+        token_index,
+        count=encoder.num_layers,
+        scan=encoder.scan,
+        remat=encoder.remat,
+    )
+    pooled = None
+    if getattr(encoder, "pooler", False):  # modeling.py:224-232: always tanh, whatever the activation
+        first = Linear("BD,DE->BE", (encoder.width,), stddev=encoder.init_stddev, dtype=encoder.dtype, name="pooler")
+        pooled = jnp.tanh(first(_pooled_token(hidden, batch, packing, causal)))
+        pooled = pooled.astype(compute_dtype(encoder.dtype))
+    hidden = hidden.astype(compute_dtype(encoder.dtype))
+    inner = {"embeddings": embeddings, "layers": layers}
+    if packing:
+        hidden = packing.unpack(hidden)
+        inner = {"embeddings": packing.unpack(embeddings), "layers": jax.vmap(packing.unpack)(layers)}
+    seen = (batch.get(name) for name in ("lengths", "sequence_ids", "row"))
+    return Encoded(hidden, pooled, table, inner, *seen)
+
+
+def _pooled_token(
+    hidden: Float[Array, "R M D"], batch: Mapping[str, Array], packing: Packing | None, causal: bool
+) -> Float[Array, "B D"]:
+    if causal:
+        column = _last(batch)
+    elif packing:
+        column = jnp.zeros_like(batch["lengths"])
+    else:
+        return hidden[:, 0]
+    if packing:
+        return packing.one_each(hidden, column)
+    return jnp.take_along_axis(hidden, column[:, None, None], axis=1)[:, 0]
+
+
+def _check(encoder: nn.Module, batch: Mapping[str, Array]) -> None:
+    if encoder.width % encoder.num_heads:
+        raise ValueError(f"width {encoder.width} is not a multiple of num_heads {encoder.num_heads}")
+    if encoder.vocab_size <= 0:
+        raise ValueError(f"vocab_size is {encoder.vocab_size}: give the tokenizer's")
+    length = batch["tokens"].shape[1]
+    if length > encoder.max_length:
+        raise ValueError(f"rows of {length} tokens, but the position table has {encoder.max_length} (max_length)")
+    if "packing" in batch and ("sequence_ids" in batch or "positions" in batch):
+        raise ValueError("packing is of right-padded rows: it makes sequence_ids and positions itself")
 
 
 class Embeddings(nn.Module):
-    """Word + position + segment, layer norm, dropout, in this order (modeling.py:368-372, 482-520)."""
+    """Word + position + segment, layer norm, dropout, in this order (modeling.py:368-372, 482-520).
+
+    Attributes:
+        segment_types: 0 for none and no table of them.
+        first_position: row of the position table that the first token has; RoBERTa's leaves two out.
+    """
 
     vocab_size: int
     width: int
@@ -178,6 +200,7 @@ class Embeddings(nn.Module):
     norm_epsilon: float
     init_stddev: float
     dropout_bits: DropoutBits = "hash"
+    first_position: int = 0
 
     @nn.compact
     def __call__(
@@ -185,14 +208,16 @@ class Embeddings(nn.Module):
     ) -> tuple[Float[Array, "B L D"], Float[Array, "V D"]]:
         tokens = batch["tokens"]
         words = Table("VD", (self.vocab_size, self.width), self.init_stddev, name="words")
-        positions = Table("LD", (self.max_length, self.width), self.init_stddev, name="positions")
-        segments = Table("SD", (self.segment_types, self.width), self.init_stddev, name="segments")
+        first = self.first_position
+        positions = Table("LD", (first + self.max_length, self.width), self.init_stddev, name="positions")
         x = words(tokens)
         if "positions" in batch:
-            x += positions(batch["positions"])
+            x += positions(first + batch["positions"])
         else:
-            x += positions.table[: tokens.shape[1]]
-        x += segments(batch["segments"]) if "segments" in batch else segments.table[0]
+            x += positions.table[first : first + tokens.shape[1]]
+        if self.segment_types:
+            segments = Table("SD", (self.segment_types, self.width), self.init_stddev, name="segments")
+            x += segments(batch["segments"]) if "segments" in batch else segments.table[0]
         x = LayerNorm(self.norm_epsilon, name="norm")(x)
         places = Places.of_tokens(token_index, self.width)
         return Dropout(self.dropout, self.dropout_bits)(x, train, places), words.table

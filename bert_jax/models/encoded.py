@@ -29,5 +29,5 @@ class Encoded(NamedTuple):
     def pooled_or_error(self) -> Float[Array, "B D"]:
         """`pooled`; raises ValueError for an encoder without a pooler, which a head over it cannot use."""
         if self.pooled is None:
-            raise ValueError("this head needs an encoder with a pooler (pooler=True)")
+            raise ValueError("this head needs an encoder with a pooler (pooler=True), or a layer of its own (hidden)")
         return self.pooled

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from bert_jax.models.encoded import Encoded
 from bert_jax.nn.linear import INIT_STDDEV
 from bert_jax.nn.losses import Mean, classification
-from bert_jax.objectives.classify import pooled_scores
+from bert_jax.objectives.classify import Hidden, pooled_scores
 
 
 class Choice(nn.Module):
@@ -22,11 +22,13 @@ class Choice(nn.Module):
     Attributes:
         num_choices: C; 0 stands for that of the task's data.
         dropout: on the pooled output.
+        hidden: as in `Classify`.
     """
 
     num_choices: int = 0
     dropout: float = 0.1
     init_stddev: float = INIT_STDDEV
+    hidden: Hidden = "none"
 
     @nn.compact
     def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from bert_jax.models.encoded import Encoded
 from bert_jax.nn.linear import INIT_STDDEV
 from bert_jax.nn.losses import Mean
-from bert_jax.objectives.classify import pooled_scores
+from bert_jax.objectives.classify import Hidden, pooled_scores
 
 
 class MultiLabel(nn.Module):
@@ -21,6 +21,7 @@ class MultiLabel(nn.Module):
     Attributes:
         num_classes: C; 0 stands for that of the task's data.
         dropout: on the pooled output.
+        hidden: as in `Classify`.
         labels: their names, in order, where they are known.
     """
 
@@ -28,6 +29,7 @@ class MultiLabel(nn.Module):
     dropout: float = 0.1
     init_stddev: float = INIT_STDDEV
     labels: tuple[str, ...] = ()
+    hidden: Hidden = "none"
 
     @nn.compact
     def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from bert_jax.models.encoded import Encoded
 from bert_jax.nn.linear import INIT_STDDEV
 from bert_jax.nn.losses import Mean
-from bert_jax.objectives.classify import pooled_scores
+from bert_jax.objectives.classify import Hidden, pooled_scores
 
 
 class Regress(nn.Module):
@@ -17,10 +17,12 @@ class Regress(nn.Module):
 
     Attributes:
         dropout: on the pooled output.
+        hidden: as in `Classify`.
     """
 
     dropout: float = 0.1
     init_stddev: float = INIT_STDDEV
+    hidden: Hidden = "none"
 
     @nn.compact
     def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:

@@ -157,7 +157,7 @@ class MultipleChoice:
             for choice in choices:
                 continuation = tokenizer.encode(f"{opening} {choice}" if opening else choice).ids
                 encodings.append(self._row(tokenizer, context, continuation))
-                cut += len(context) + len(continuation) + 3 > self.max_length
+                cut += len(context) + len(continuation) + tokenizer.special_tokens(2) > self.max_length
             more = self.num_choices - len(choices)
             encodings += [filler] * more
             mask += [True] * len(choices) + [False] * more
@@ -166,5 +166,6 @@ class MultipleChoice:
         return Features(encodings, targets, tokenizer, self.max_length, self.num_choices, cut)
 
     def _row(self, tokenizer: Tokenizer, context: np.ndarray, continuation: np.ndarray) -> Encoding:
-        continuation = continuation[max(0, len(continuation) + 3 - self.max_length) :]
-        return joined(tokenizer, context[: self.max_length - 3 - len(continuation)], continuation)
+        room = self.max_length - tokenizer.special_tokens(2)
+        continuation = continuation[max(0, len(continuation) - room) :]
+        return joined(tokenizer, context[: room - len(continuation)], continuation)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import flax.linen as nn
 import numpy as np
 
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.storage import is_url
-from bert_jax.learners.multitask import Multitask
 from bert_jax.text.tokenizer import Tokenizer
 
 
@@ -56,7 +56,7 @@ class Pretraining:
         held_out = {name: self._open(folder, "valid") for name, folder in corpora.items()}
         return {name: Instances(corpus, tokenizer, self.valid_limit) for name, corpus in held_out.items()}
 
-    def prepare(self, learner: Multitask) -> Multitask:
+    def prepare(self, learner: nn.Module) -> nn.Module:
         return learner
 
     def baselines(self, train: "Instances", evaluation: "Instances") -> dict[str, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from bert_jax.text.tokenizer import SPECIALS, Encoding, Tokenizer, write_new
+from bert_jax.text.tokenizer import SPECIALS, Encoding, Tokenizer, checked, write_new
 
 WORD_MARK = "▁"  # U+2581: stands for the space before a word
 XLNET_SPECIALS = ("<pad>", "<unk>", "<cls>", "<sep>", "<mask>")
@@ -46,14 +46,14 @@ class SentencePiece(Tokenizer):
 
     def encode(self, text: str) -> Encoding:
         """The tokens of one text, without special tokens, all of segment 0. A token includes the space before it."""
-        found = self._library.encode(_checked(text), return_type="offset_mapping")
+        found = self._library.encode(checked(text), return_type="offset_mapping")
         ids = np.array(found["ids"], np.int32)
         return Encoding(ids, np.array(found["offsets"], np.int32).reshape(-1, 2), np.zeros_like(ids))
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text (int32 [n]), without special tokens or offsets: the fast path for large corpora."""
         # One thread, as in WordPiece: corpus preparation runs a process per core.
-        found = self._library.encode([_checked(text) for text in texts], return_type="numpy", num_threads=1)
+        found = self._library.encode([checked(text) for text in texts], return_type="numpy", num_threads=1)
         return [ids.copy() for ids in found]  # the library's arrays are read-only views
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -82,12 +82,3 @@ def _special_names(pieces: Sequence[str], source: str) -> list[str]:
     if missing := [" or ".join(both) for both in spellings if known.isdisjoint(both)]:
         raise ValueError(f"{source} ({len(pieces)} pieces) lacks the special tokens {', '.join(missing)}")
     return [bert if bert in known else xlnet for bert, xlnet in spellings]
-
-
-def _checked(text: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        place = f"U+{ord(text[error.start]):04X} at character {error.start}"
-        raise ValueError(f"text holds the lone surrogate {place}: it is not Unicode") from error
-    return text

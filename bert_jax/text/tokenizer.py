@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 # The files that `load` looks for.
-FILES = ("vocab.txt", "spiece.model", "tokenizer.json")
+FILES = ("vocab.txt", "spiece.model", "vocab.json", "merges.txt", "tokenizer.json")
 # Padding, unknown, class, separator, mask, as BERT's vocabularies name them.
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -20,9 +20,9 @@ class Encoding:
     """The tokens of one text or of a pair of texts.
 
     ids: int32 [n] positions in the vocabulary.
-    offsets: int32 [n, 2] start and end (exclusive) of each token, in characters of the text of its segment; (0, 0) for
-      the special tokens that `encode_pair` adds.
-    segments: int32 [n] 0 for `[CLS] a [SEP]`, 1 for `b [SEP]`.
+    offsets: int32 [n, 2] start and end (exclusive) of each token, in characters of its text; (0, 0) for the special
+      tokens that `encode_pair` adds.
+    segments: int32 [n] 0 for `[CLS] a [SEP]`, 1 for `b [SEP]`; all 0 of a tokenizer with two separators.
     """
 
     ids: np.ndarray
@@ -38,12 +38,23 @@ class Tokenizer(abc.ABC):
     pieces: the V tokens in the order of their ids; "" for an id that no text can produce.
     vocab_size: V.
     pad_id, unk_id, cls_id, sep_id, mask_id: ids of the five special tokens.
+    separators: how many [SEP] stand between the texts of a pair. RoBERTa's pairs have two, and tell the texts apart by
+      nothing else: all their segments are 0.
+    word_prefix: what a word given alone needs in front to be read as it is inside a text.
     continues: bool [V], True where the piece continues the word before it. Whole-word masking groups by it.
     fingerprint: sha256 in hex over all that determines the output (vocabulary and options). Two tokenizers with the
       same fingerprint are interchangeable; saving and loading keeps it.
     """
 
-    def __init__(self, pieces: Sequence[str], specials: Sequence[str], continues: np.ndarray, fingerprint: str):
+    def __init__(
+        self,
+        pieces: Sequence[str],
+        specials: Sequence[str],
+        continues: np.ndarray,
+        fingerprint: str,
+        separators: int = 1,
+        word_prefix: str = "",
+    ):
         """Arguments as the attributes; specials: which pieces are padding, unknown, class, separator and mask."""
         self.pieces = tuple(pieces)
         self.vocab_size = len(self.pieces)
@@ -51,6 +62,7 @@ class Tokenizer(abc.ABC):
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
         self.continues = continues
         self.fingerprint = fingerprint
+        self.separators, self.word_prefix = separators, word_prefix
 
     @abc.abstractmethod
     def encode(self, text: str) -> Encoding:
@@ -69,25 +81,36 @@ class Tokenizer(abc.ABC):
         """Write the tokenizer's files into `folder`, made if need be. A file that differs is never overwritten."""
 
     def encode_pair(self, a: str, b: str | None = None, *, max_length: int) -> Encoding:
-        """`[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, cut to `max_length` tokens as the original's fine-tuning does.
+        """`[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, or with two separators `[CLS] a [SEP] [SEP] b [SEP]`, cut to
+        `max_length` tokens as the original's fine-tuning does.
 
         A single text loses its last tokens; a pair loses the last token of the longer text, and of `b` where both are
         equally long, one at a time until it fits (run_classifier.py:386-443, 557-571).
         Raises ValueError when `max_length` does not even hold the special tokens.
         """
-        specials = 2 if b is None else 3
+        specials = self.special_tokens(1 if b is None else 2)
         if max_length < specials:
             raise ValueError(f"max_length is {max_length}, but [CLS] and [SEP] alone take {specials} tokens")
         texts = [self.encode(a)] if b is None else [self.encode(a), self.encode(b)]
         kept = [len(text.ids) for text in texts]
         while sum(kept) > max_length - specials:
             kept[0 if len(kept) == 1 or kept[0] > kept[1] else 1] -= 1
+        cut = (Encoding(text.ids[:n], text.offsets[:n], text.segments[:n]) for text, n in zip(texts, kept, strict=True))
+        return self.join(*cut)
+
+    def join(self, *texts: Encoding) -> Encoding:
+        """One text or a pair, as `encode_pair` has them, of any length."""
         ids, offsets, segments = [[self.cls_id]], [[(0, 0)]], [[0]]
-        for segment, (text, n) in enumerate(zip(texts, kept, strict=True)):
-            ids += [text.ids[:n], [self.sep_id]]
-            offsets += [text.offsets[:n], [(0, 0)]]
-            segments += [[segment] * (n + 1)]
+        for segment, text in enumerate(texts):
+            after = self.separators if segment + 1 < len(texts) else 1
+            ids += [text.ids, [self.sep_id] * after]
+            offsets += [text.offsets, [(0, 0)] * after]
+            segments += [[segment if self.separators == 1 else 0] * (len(text.ids) + after)]
         return Encoding(*(np.concatenate(parts, dtype=np.int32) for parts in (ids, offsets, segments)))
+
+    def special_tokens(self, texts: int) -> int:
+        """How many special tokens there are around so many texts, 1 or 2."""
+        return 2 + (texts - 1) * self.separators
 
     def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """The pieces of the ids. Raises ValueError for an id outside the vocabulary."""
@@ -99,7 +122,8 @@ class Tokenizer(abc.ABC):
 
 
 def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
-    """Open a saved tokenizer: SentencePiece from `spiece.model`, or WordPiece from `vocab.txt` or `tokenizer.json`.
+    """Open a saved tokenizer: SentencePiece from `spiece.model`, WordPiece from `vocab.txt`, byte-level BPE from
+    `vocab.json` with `merges.txt`, or one of the latter two from `tokenizer.json`.
 
     lowercase: WordPiece only. None takes `do_lower_case` from `tokenizer_config.json`; where that does not say, a
       vocabulary with a capital letter from A to Z in any piece but the bracketed ones is cased, any other is uncased
@@ -109,6 +133,7 @@ def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
     Raises FileNotFoundError when the folder or its tokenizer file is missing; ValueError when the folder holds both
     kinds, contradicts `lowercase`, or asks for an option that BERT's tokenizer does not have.
     """
+    from bert_jax.text import bpe
     from bert_jax.text.sentencepiece import SentencePiece
     from bert_jax.text.wordpiece import WordPiece, has_capitals, read_library, read_vocabulary
 
@@ -123,9 +148,16 @@ def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
             raise ValueError(f"lowercase={lowercase} does not apply to {model_file}, which holds its own rules")
         return SentencePiece(model_file)
     library_file = folder / "tokenizer.json"
+    if bpe.is_saved_in(folder):
+        if vocab_file.exists():
+            raise ValueError(f"{folder} holds both vocab.txt and {bpe.VOCABULARY}: remove the one of another tokenizer")
+        if lowercase is not None:
+            raise ValueError(f"lowercase={lowercase} does not apply to byte-level BPE, which keeps every byte")
+        return bpe.read(folder)
     if not vocab_file.exists() and not library_file.exists():
         raise FileNotFoundError(
-            f"{folder} holds neither vocab.txt nor tokenizer.json (WordPiece), nor spiece.model (SentencePiece)"
+            f"{folder} holds neither vocab.txt nor tokenizer.json (WordPiece), nor spiece.model (SentencePiece), nor "
+            f"{bpe.VOCABULARY} with {bpe.MERGES} (byte-level BPE)"
         )
     saved = _saved_case(folder / "tokenizer_config.json")
     if not vocab_file.exists():
@@ -158,6 +190,16 @@ def _saved_case(file: Path) -> bool | None:
         if config.get(option) not in allowed:
             raise ValueError(f"{file}: {option}={config[option]} is not supported, BERT's own rule is {allowed[1]}")
     return lowercase
+
+
+def checked(text: str) -> str:
+    """The text. Raises ValueError for a lone surrogate, which is no character."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        place = f"U+{ord(text[error.start]):04X} at character {error.start}"
+        raise ValueError(f"text holds the lone surrogate {place}: it is not Unicode") from error
+    return text
 
 
 def write_new(file: Path, content: bytes) -> None:

@@ -9,6 +9,7 @@ threads the set of the pieces, depend on the number of threads. Hence `train_wor
 """
 
 import io
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ import sentencepiece
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers, trainers
 
+from bert_jax.text import bpe
+from bert_jax.text.bpe import ByteLevelBpe
 from bert_jax.text.sentencepiece import SentencePiece
 from bert_jax.text.tokenizer import SPECIALS, Tokenizer
 from bert_jax.text.wordpiece import MAX_WORD, STAND_IN, BasicTokenizer, WordPiece
@@ -65,6 +68,22 @@ def train_sentencepiece(
     Raises ValueError for a text without words or a `vocab_size` that does not fit the text.
     """
     return sentencepiece_of_counts(count_spaced(texts), vocab_size, lowercase, coverage)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, prefix_space: bool = True, min_frequency: int = 2) -> ByteLevelBpe:
+    """A byte-level BPE vocabulary (Sennrich et al. 2016, arXiv:1508.07909, over bytes) of exactly `vocab_size` pieces.
+
+    <s> <pad> </s> <unk> are ids 0 to 3 and <mask> is the last, as in RoBERTa; between them are the 256 bytes, and then
+    the pieces in the order in which they were joined. Capitals and accents are kept.
+
+    texts: read once; a generator will do. White space teaches nothing but the space before a word.
+    prefix_space: read every text as if it began with a space: a corpus is encoded sentence by sentence, and their first
+      words would be written otherwise than the same words elsewhere.
+    min_frequency: a pair seen fewer times is not joined.
+
+    Raises ValueError for a text without words or a `vocab_size` that does not fit the text.
+    """
+    return bpe_of_counts(count_spaced(texts), vocab_size, prefix_space, min_frequency)
 
 
 def count_words(texts: Iterable[str], lowercase: bool) -> Counter[str]:
@@ -209,6 +228,39 @@ def sentencepiece_of_counts(
     except RuntimeError as error:
         raise ValueError(f"no SentencePiece model of {vocab_size} pieces for this text: {error}") from error
     return SentencePiece(model.getvalue())
+
+
+def bpe_of_counts(
+    words: Mapping[str, int], vocab_size: int, prefix_space: bool = True, min_frequency: int = 2
+) -> ByteLevelBpe:
+    """`train_bpe` for words already counted by `count_spaced`."""
+    if not words:
+        raise ValueError("the text has no words to train on")
+    bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
+    smallest = len(bpe.SPECIALS) + len(bytes_)
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size is {vocab_size}, but the special tokens and the 256 bytes take {smallest}")
+    library = Library(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(bpe.SPECIALS),
+        min_frequency=min_frequency,
+        show_progress=False,
+        initial_alphabet=bytes_,
+    )
+    # A space ends no word here: it would be a word of its own.
+    library.train_from_iterator((line.rstrip(" ") for line in _repeated(dict(sorted(words.items())))), trainer)
+    found = library.get_vocab()
+    if len(found) + len(bpe.SPECIALS) < vocab_size:
+        most = len(found) + len(bpe.SPECIALS)
+        raise ValueError(
+            f"the text has only {most} pieces (pairs seen {min_frequency} times or more), fewer than "
+            f"vocab_size={vocab_size}: ask for at most {most}, or give more text"
+        )
+    pad, unknown, start, end, mask = bpe.SPECIALS
+    pieces = [start, pad, end, unknown, *sorted(found, key=found.get), mask]
+    merges = json.loads(library.to_str())["model"]["merges"]
+    return ByteLevelBpe({piece: i for i, piece in enumerate(pieces)}, [tuple(pair) for pair in merges], prefix_space)
 
 
 @dataclass(frozen=True)

@@ -14,4 +14,5 @@ def word_pieces(tokenizer: Tokenizer, words: Sequence[str]) -> list[np.ndarray]:
     Raises ValueError for what is not Unicode.
     """
     unknown = np.array([tokenizer.unk_id], np.int32)
-    return [ids if len(ids) else unknown for ids in tokenizer.encode_batch(words)]
+    prefixed = [tokenizer.word_prefix + word for word in words]
+    return [ids if len(ids) else unknown for ids in tokenizer.encode_batch(prefixed)]

@@ -52,8 +52,9 @@ def abstract_parameters(learner: nn.Module, batch: Mapping[str, Any]) -> Any:
 
 
 def trained_parameters(learner: nn.Module, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that the optimizer sees: all but an encoder that the learner only reads (`Multitask.trains_encoder`)."""
-    return {name: part for name, part in params.items() if name != "encoder" or learner.trains_encoder}
+    """Those that the optimizer sees: all but those that the learner only reads."""
+    read_only = getattr(learner, "read_only", ())
+    return {name: part for name, part in params.items() if name not in read_only}
 
 
 def state_shardings(

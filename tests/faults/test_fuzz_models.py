@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bert_jax import pretrained
 from bert_jax.experiment import check_record, encode
 from bert_jax.interop import google, huggingface, tensors
+from bert_jax.interop.members.bert import FIELDS
 from bert_jax.learners.multitask import Multitask
 from bert_jax.models.bert import Bert
 from bert_jax.objectives.mlm import Mlm
@@ -130,7 +131,7 @@ def test_hugging_face_classifier(hugging_face, tmp_path, examples):
 @EXAMPLES
 def test_google_config(tmp_path, examples):
     """The original's, of a folder whose checkpoint is not there, or not yet read."""
-    config = {theirs: getattr(ENCODER, ours) for theirs, ours in huggingface.FIELDS.items()} | {"hidden_act": "gelu"}
+    config = {theirs: getattr(ENCODER, ours) for theirs, ours in FIELDS.items()} | {"hidden_act": "gelu"}
     path = tmp_path / google.CONFIG
 
     def parse(content: bytes) -> None:

@@ -1,11 +1,15 @@
 """Models of random weights, every parameter of which matters: nothing is left at zero or one, attention is not flat."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import numpy as np
 
 from bert_jax.learners.multitask import Multitask
 from bert_jax.models.bert import Bert
+from bert_jax.models.distilbert import DistilBert
+from bert_jax.models.roberta import Roberta
 from bert_jax.objectives.choice import Choice
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
@@ -45,14 +49,57 @@ CLASSES = {
     "BertForQuestionAnswering": ({"span": Span(over_padding=True)}, False),
     "BertForMultipleChoice": ({"choice": Choice(2, 0.2)}, True),
 }
+# The same of each other member of the family: encoder, id of padding, classes.
+FAMILY = {
+    "roberta": (
+        Roberta,
+        1,
+        {
+            "RobertaModel": ({}, True),
+            "RobertaForMaskedLM": ({"mlm": Mlm()}, False),
+            "RobertaForSequenceClassification": ({"classify": Classify(3, 0.2, labels=LABELS, hidden="tanh")}, False),
+            "RobertaForTokenClassification": ({"tag": Tag(3, 0.2, labels=LABELS)}, False),
+            "RobertaForQuestionAnswering": ({"span": Span(over_padding=True)}, False),
+            "RobertaForMultipleChoice": ({"choice": Choice(2, 0.2)}, True),
+        },
+    ),
+    "distilbert": (
+        DistilBert,
+        0,
+        {
+            "DistilBertModel": ({}, False),
+            "DistilBertForMaskedLM": ({"mlm": Mlm()}, False),
+            "DistilBertForSequenceClassification": (
+                {"classify": Classify(3, 0.2, labels=LABELS, hidden="relu")},
+                False,
+            ),
+            "DistilBertForTokenClassification": ({"tag": Tag(3, 0.1, labels=LABELS)}, False),
+            "DistilBertForQuestionAnswering": ({"span": Span(over_padding=True)}, False),
+            "DistilBertForMultipleChoice": ({"choice": Choice(2, 0.2, hidden="relu")}, False),
+        },
+    ),
+}
+FAMILY_CLASSES = [(member, name) for member, (*_, classes) in FAMILY.items() for name in classes]
 
 
-def random_model(objectives, seed: int = 0, tokenizer=None, **overrides) -> Pretrained:
-    """A model with these heads (an `Mlm` takes over activation and epsilon), of the tiny size but for `overrides`.
+def family_model(member: str, name: str, tokenizer=None, **overrides) -> Pretrained:
+    """A model of random weights that a class of theirs opens."""
+    encoder, _, classes = FAMILY[member]
+    heads, pooler = classes[name]
+    return random_model(heads, tokenizer=tokenizer, kind=encoder, **{"pooler": pooler} | overrides)
+
+
+def random_model(objectives, seed: int = 0, tokenizer=None, kind: type = Bert, **overrides) -> Pretrained:
+    """A model with these heads (an `Mlm` takes over activation and epsilon), of the tiny size but for `overrides`;
+    other kinds than BERT have their own segments, and only the fields that they have.
 
     The weights' deviation, 0.2, times the root of the width is about what it is in BERT-base as released.
     """
-    encoder = Bert(**TINY | overrides)
+    fields = TINY | overrides
+    if kind is not Bert:
+        known = {field.name for field in dataclasses.fields(kind)} - {"segment_types"}
+        fields = {name: value for name, value in fields.items() if name in known}
+    encoder = kind(**fields)
     objectives = {
         name: head.clone(activation=encoder.activation, norm_epsilon=encoder.norm_epsilon)
         if isinstance(head, Mlm)

@@ -3,9 +3,11 @@
 import functools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bert_jax.models.encoded import Encoded
 from bert_jax.objectives.classify import Classify
@@ -63,3 +65,21 @@ def test_probabilities():
     probabilities = predict(POOLED)["probabilities"]
     np.testing.assert_allclose(probabilities, np.array([[2, 2, 4], [5, 1, 2], [2, 2, 4]]) / 8, rtol=1e-6)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("hidden", ["tanh", "relu"])
+def test_a_layer_of_its_own(hidden):
+    """It reads the first token in place of the pooled output, which need not be there."""
+    states = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 6)), jnp.float32)
+    encoded = Encoded(states, None, jnp.zeros((2, 6)), {})
+    head = Classify(3, hidden=hidden)
+    variables = nn.unbox(head.init(jax.random.key(0), encoded, method="outputs"))
+    params = jax.tree.map(lambda leaf: leaf + 0.3, variables["params"])
+    own, output = params["hidden"], params["output"]
+    activated = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}[hidden](
+        states[:, 0] @ own["kernel"] + own["bias"]
+    )
+    found = head.apply({"params": params}, encoded, method="outputs")["logits"]
+    np.testing.assert_allclose(found, activated @ output["kernel"] + output["bias"], atol=1e-5)
+    with pytest.raises(ValueError, match=r"with a pooler .*, or a layer of its own"):
+        Classify(3).init(jax.random.key(0), encoded, method="outputs")

@@ -8,15 +8,15 @@ import transformers
 
 from bert_jax.interop import names
 
-AUTO = {
-    "BertModel": transformers.AutoModel,
-    "BertForPreTraining": transformers.AutoModelForPreTraining,
-    "BertForMaskedLM": transformers.AutoModelForMaskedLM,
-    "BertForNextSentencePrediction": transformers.AutoModelForNextSentencePrediction,
-    "BertForSequenceClassification": transformers.AutoModelForSequenceClassification,
-    "BertForTokenClassification": transformers.AutoModelForTokenClassification,
-    "BertForQuestionAnswering": transformers.AutoModelForQuestionAnswering,
-    "BertForMultipleChoice": transformers.AutoModelForMultipleChoice,
+AUTO = {  # by what follows the name of the member
+    "Model": transformers.AutoModel,
+    "ForPreTraining": transformers.AutoModelForPreTraining,
+    "ForMaskedLM": transformers.AutoModelForMaskedLM,
+    "ForNextSentencePrediction": transformers.AutoModelForNextSentencePrediction,
+    "ForSequenceClassification": transformers.AutoModelForSequenceClassification,
+    "ForTokenClassification": transformers.AutoModelForTokenClassification,
+    "ForQuestionAnswering": transformers.AutoModelForQuestionAnswering,
+    "ForMultipleChoice": transformers.AutoModelForMultipleChoice,
 }
 
 
@@ -25,7 +25,8 @@ def opened(folder, name: str) -> torch.nn.Module:
 
     Asserts that it is of the class of this name and that no tensor is missing or left over.
     """
-    model, info = AUTO[name].from_pretrained(folder, attn_implementation="eager", output_loading_info=True)
+    auto = next(auto for suffix, auto in AUTO.items() if name.endswith(suffix))
+    model, info = auto.from_pretrained(folder, attn_implementation="eager", output_loading_info=True)
     assert type(model).__name__ == name
     assert not any(info.values()), info
     assert model.dtype == torch.float32
@@ -45,8 +46,9 @@ def theirs(model: torch.nn.Module, inputs, labels, head: str) -> tuple[dict, flo
     model.zero_grad()
     found = model(**tensors(inputs), **tensors(labels), output_hidden_states=True)
     outputs = {"hidden": found.hidden_states[-1]}
-    if model.bert.pooler is not None:
-        outputs["pooled"] = model.bert.pooler(outputs["hidden"])
+    pooler = getattr(model.base_model, "pooler", None)
+    if pooler is not None:
+        outputs["pooled"] = pooler(outputs["hidden"])
     if "prediction_logits" in found:
         outputs |= {"mlm_logits": found.prediction_logits, "nsp_logits": found.seq_relationship_logits}
     elif "start_logits" in found:
@@ -64,8 +66,9 @@ def theirs(model: torch.nn.Module, inputs, labels, head: str) -> tuple[dict, flo
 def gradients(model: torch.nn.Module) -> dict[str, np.ndarray]:
     """The gradients of all parameters. Without tying, what counts is the decoder's bias, which is the head's here."""
     found = dict(model.named_parameters())
-    if "cls.predictions.decoder.bias" in found:
-        found["cls.predictions.bias"] = found.pop("cls.predictions.decoder.bias")
+    for head in ("cls.predictions", "lm_head"):
+        if f"{head}.decoder.bias" in found:
+            found[f"{head}.bias"] = found.pop(f"{head}.decoder.bias")
     return {name: parameter.grad.double().numpy() for name, parameter in found.items()}
 
 
@@ -96,8 +99,12 @@ def with_own_scale(gradient: dict) -> dict:
     """
     joined = dict(gradient)
     pairs = [(name.replace("key", "query"), name) for name in gradient if name.endswith("key.bias")]
+    pairs += [(name.replace("k_lin", "q_lin"), name) for name in gradient if name.endswith("k_lin.bias")]
+    if gradient.get("classifier.bias", np.zeros(2)).shape == (1,):  # of choices: a softmax over rows
+        pairs.append(("classifier.weight", "classifier.bias"))
     if "qa_outputs.bias" in gradient:
-        last = max(name for name in gradient if name.endswith("output.LayerNorm.bias") and "attention" not in name)
+        ends = ("output.LayerNorm.bias", "output_layer_norm.bias")
+        last = max(name for name in gradient if name.endswith(ends) and "attention" not in name)
         pairs += [(name.replace("bias", "weight"), name) for name in ("qa_outputs.bias", last)]
     for scale, name in pairs:
         joined[f"{scale} and {name}"] = np.concatenate([joined.pop(scale).ravel(), joined.pop(name)])

@@ -1,0 +1,62 @@
+"""One encoder in Hugging Face's layout: all that is particular to it, as data; `members/` has a file for each."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from bert_jax.interop.parameter import Parameter
+
+
+class Member(NamedTuple):
+    """A member of the family.
+
+    Attributes:
+        model_type: in config.json.
+        encoder: the class here.
+        fields: of config.json, and those of the encoder, of the same meaning.
+        defaults: what their class assumes where config.json is silent.
+        encoder_table: `(encoder) -> parameters`, paths below `encoder`.
+        head_table: `(objective) -> parameters`, paths below `objectives_<name>`; None where they have no such head.
+        architectures: the class of theirs that has a set of heads.
+        without_pooler: those that make no pooler; one that is in the file is a tensor too many for them.
+        prefix: of the encoder's tensors, in all classes but that of the bare encoder.
+        parts: what the names of the bare encoder's tensors begin with.
+        predictions: what the names of the masked LM's head begin with.
+        decoder, decoder_bias, bias: of its last projection; the bias has two names in some.
+        classifiers: names of the last projection of a head over texts, or over tokens.
+        activation: their field for it.
+        required: further fields that are written, and of which no other value can be read.
+        written: those that are written and not looked at.
+        unsaid: fields of the encoder that config.json cannot say, with the values that their class gives them.
+        spare_positions: rows of the position table that no token has.
+        mlm_activation: of the masked LM's head; the encoder's if not given.
+        hidden: activation and name of the hidden layer of a head over texts, where it has one.
+        head_dropout: their field for the dropout of a head over texts.
+        tag_dropout: that of a head over tokens; None where it is the encoder's.
+    """
+
+    model_type: str
+    encoder: type[nn.Module]
+    fields: Mapping[str, str]
+    defaults: Mapping[str, Any]
+    encoder_table: Callable[[Any], tuple[Parameter, ...]]
+    head_table: Callable[[Any], tuple[Parameter, ...] | None]
+    architectures: Mapping[frozenset, str]
+    without_pooler: tuple[str, ...]
+    prefix: str
+    parts: tuple[str, ...]
+    predictions: str
+    decoder: str
+    decoder_bias: str
+    bias: str
+    classifiers: tuple[str, ...] = ("classifier",)
+    activation: str = "hidden_act"
+    required: Mapping[str, Any] = {}
+    written: Mapping[str, Any] = {}
+    unsaid: Mapping[str, Any] = {}
+    spare_positions: int = 0
+    mlm_activation: str | None = None
+    hidden: tuple[str, str] | None = None
+    head_dropout: str = "classifier_dropout"
+    tag_dropout: str | None = "classifier_dropout"

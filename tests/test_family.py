@@ -1,0 +1,273 @@
+"""Every member of the family does what BERT does here: trains, is opened, packs, resumes, is split over devices and
+trained with several seeds at once."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax.data.corpus import CorpusConfig, build_corpus
+from bert_jax.data.documents import Document
+from bert_jax.experiment import Experiment
+from bert_jax.handover import extend_positions
+from bert_jax.learners.distill import Distill
+from bert_jax.learners.multitask import Multitask
+from bert_jax.models.bert import Bert
+from bert_jax.models.distilbert import DistilBert, distilbert
+from bert_jax.models.roberta import Roberta, roberta
+from bert_jax.objectives.mlm import Mlm
+from bert_jax.pretrained import load
+from bert_jax.resolve import resolve
+from bert_jax.tasks.pretraining import Pretraining
+from bert_jax.text.training import train_bpe
+from bert_jax.train import train
+from bert_jax.training.checkpoint import restore_params
+from bert_jax.training.log import read_metrics
+from bert_jax.training.optim import BertAdam
+from bert_jax.training.sharding import MeshShape
+
+STDDEV = 0.1  # larger than BERT's: at this width it learns sooner
+STEPS, CHECKPOINT_EVERY = 24, 4
+SIZES = {"num_layers": 2, "width": 32, "num_heads": 2, "mlp_width": 64, "max_length": 32, "init_stddev": STDDEV}
+SIZES["scan"] = True  # compiles faster
+MEMBERS = ("roberta", "distilbert", "distilled")
+
+
+@pytest.fixture(scope="module")
+def bpe_corpus(tmp_path_factory):
+    """What the tiny corpus has to learn, through byte-level BPE."""
+    rng = np.random.default_rng(0)
+
+    def document(topic):
+        words = [topic + last for last in "lmn"]
+        return Document([" ".join(rng.choice(words, 7, p=[0.6, 0.3, 0.1])) for _ in range(10)], sentences=True)
+
+    train, valid = [document(topic) for topic in 15 * "abcd"], [document(topic) for topic in 5 * "abcd"]
+    tokenizer = train_bpe((line for text in train for line in text.paragraphs), vocab_size=272)
+    folder = tmp_path_factory.mktemp("corpora") / "bpe"
+    build_corpus(train, tokenizer, folder, CorpusConfig(max_seq_length=32, dupe_factor=4), valid=valid, workers=1)
+    return folder
+
+
+def experiment_of(corpus, learner, **overrides):
+    return Experiment(
+        task=Pretraining(corpus, valid_limit=40),
+        learner=learner,
+        optimizer=BertAdam(learning_rate=5e-3, b2=0.98, schedule_steps=max(STEPS, overrides.get("steps", 0))),
+        **{"steps": STEPS, "batch_size": 32, "eval_batch_size": 32, "log_every": 1, "eval_every": STEPS}
+        | {"checkpoint_every": CHECKPOINT_EVERY}
+        | overrides,
+    )
+
+
+def mlm(**fields):
+    return {"mlm": Mlm(max_predictions=5, init_stddev=STDDEV, activation="gelu", **fields)}
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_corpus, tmp_path_factory):
+    """The workdir of a BERT of three layers that has learned something."""
+    workdir = tmp_path_factory.mktemp("teacher") / "run"
+    learner = Multitask(Bert(**SIZES | {"num_layers": 3}, activation="gelu"), mlm())
+    train(experiment_of(tiny_corpus, learner, steps=60, checkpoint_every=60), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def experiments(tiny_corpus, bpe_corpus, teacher):
+    student = DistilBert(**SIZES)
+    return {
+        "roberta": experiment_of(bpe_corpus, Multitask(Roberta(**SIZES), mlm(norm_epsilon=1e-5))),
+        "distilbert": experiment_of(tiny_corpus, Multitask(student, mlm())),
+        "distilled": experiment_of(tiny_corpus, Distill(student, mlm()), init_from=teacher),
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(experiments, tmp_path_factory):
+    """The workdir of each, trained without interruption."""
+    folder = tmp_path_factory.mktemp("family")
+    for name, experiment in experiments.items():
+        train(experiment, folder / name)
+    return folder
+
+
+def losses(workdir):
+    return [line["train/loss"] for line in read_metrics(workdir / "metrics.jsonl") if "train/loss" in line]
+
+
+def assert_same_parameters(a, b, tolerance=0.0):
+    a, b = (restore_params(folder / "checkpoints", None) for folder in (a, b))
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance), a, b)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_it_learns(finished, name):
+    """The loss falls by a quarter, and further than what single tokens tell would take it."""
+    found = losses(finished / name)
+    assert np.mean(found[-3:]) < 0.75 * found[0]
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_it_is_opened(finished, tmp_path, name):
+    """A run is opened as its encoder and heads, `hidden` is the encoder's last; saved for others and opened again, it
+    computes the same."""
+    p = load(finished / name)
+    assert type(p.model) is Multitask and set(p.params) == {"encoder", "objectives_mlm"}
+    assert type(p.model.encoder) is {"roberta": Roberta}.get(name, DistilBert)
+    mask = (np.arange(9) < np.array([[9], [5]])).astype(np.int32)
+    tokens = np.where(mask, np.random.default_rng(0).integers(5, 30, mask.shape), p.tokenizer.pad_id).astype(np.int32)
+    found = p(tokens, np.zeros_like(tokens), mask)
+    given = {"params": p.params["encoder"]}, {"tokens": tokens, "lengths": mask.sum(1, dtype=np.int32)}
+    encoded = p.model.encoder.apply(*jax.tree.map(jnp.asarray, given))
+    np.testing.assert_allclose(found["hidden"], encoded.hidden, atol=1e-5)
+    p.save(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert again.model.encoder == p.model.encoder.clone(scan=False)  # how it is computed is not of the model
+    assert again.tokenizer.fingerprint == p.tokenizer.fingerprint
+    jax.tree.map(np.testing.assert_array_equal, again.params, p.params)
+    for key, value in again(tokens, mask=mask).items():
+        np.testing.assert_allclose(value, found[key], atol=1e-5)  # unrolled, where the run was in a loop
+    assert p.fill_mask("al [MASK] al", top_k=1)[0][0].probability > 0
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_it_resumes(experiments, finished, tmp_path, interrupted, name):
+    """Interrupted and started again it ends at the same parameters, to the bit."""
+    interrupted(experiments[name], tmp_path / "run")
+    train(experiments[name], tmp_path / "run")
+    assert_same_parameters(tmp_path / "run", finished / name)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_it_is_the_same_however_it_is_computed(experiments, finished, tmp_path, name):
+    """Padded rows in place of packed ones, parameters split over devices, micro-batches: the same losses, with dropout,
+    but for rounding, which updates make larger."""
+    assert experiments[name].padding == "packed"
+    change = {"padding": "full", "mesh": MeshShape(data=2, fsdp=4), "accumulate": 2}
+    train(dataclasses.replace(experiments[name], steps=8, **change), tmp_path / "run")
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(finished / name)[:8], rtol=2e-4)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_scan_and_remat(experiments, name):
+    """One traced layer, computed again in the backward pass: the same loss and gradient."""
+    run = resolve(experiments[name])
+    params = jax.tree.map(jnp.asarray, run.initial)
+    batch = run.learner.corrupt(jax.random.key(0), 0, jax.tree.map(jnp.asarray, run.example_batch))
+    if not params:
+        params = nn.unbox(jax.jit(run.learner.init)(jax.random.key(1), batch)["params"])
+
+    def loss(params, learner):
+        metrics = learner.apply({"params": params}, batch, True, rngs={"dropout": jax.random.key(2)})
+        return learner.loss_of(metrics)
+
+    encoder = run.learner.encoder
+    encoders = encoder.clone(scan=False), encoder.clone(scan=True, remat="full")
+    found = [jax.value_and_grad(loss)(params, run.learner.clone(encoder=own)) for own in encoders]
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_seeds_at_once(experiments, finished, tmp_path, name):
+    """Two seeds in one program are the two runs."""
+    experiment = dataclasses.replace(experiments[name], steps=6, eval_every=6)
+    train(dataclasses.replace(experiment, seeds=2), tmp_path / "both")
+    own = sorted((tmp_path / "both").glob("seed-*"))
+    assert len(own) == 2
+    train(dataclasses.replace(experiment, seed=experiment.seed + 1), tmp_path / "second")
+    np.testing.assert_allclose(losses(own[1]), losses(tmp_path / "second"), rtol=2e-4)
+
+
+# ---- what is particular to one ---------------------------------------------------------------------------------------
+
+
+def test_positions_of_roberta_begin_at_two():
+    """The first token has the third row of the table, in a row of its own, packed, and with given positions; the first
+    two rows are of none."""
+    encoder = Roberta(vocab_size=40, **SIZES)
+    batch = {"tokens": jnp.full((2, 5), 7)}
+    params = nn.unbox(encoder.init(jax.random.key(0), batch)["params"])
+    table = params["embeddings"]["positions"]["table"]
+    assert table.shape == (34, 32)
+
+    def hidden(table, **more):
+        changed = params | {"embeddings": params["embeddings"] | {"positions": {"table": table}}}
+        return encoder.apply({"params": changed}, jax.tree.map(jnp.asarray, batch | more)).hidden
+
+    plain = hidden(table)
+    np.testing.assert_array_equal(plain, hidden(table.at[:2].set(9.0)))
+    assert not np.allclose(plain, hidden(table.at[2].set(9.0)))
+    positions = np.broadcast_to(np.arange(5, dtype=np.int32), (2, 5))
+    np.testing.assert_allclose(plain, hidden(table, positions=positions), atol=1e-6)
+    np.testing.assert_array_equal(plain, hidden(table, segments=np.ones((2, 5), np.int32)))
+
+
+@pytest.mark.parametrize("how", ["copied", "new"])
+def test_more_positions_for_roberta(how):
+    """The rows of no token stay where they are, and are not repeated."""
+    table = np.arange(12.0, dtype=np.float32).reshape(6, 2)
+    params = {"encoder": {"embeddings": {"positions": {"table": table}}}}
+    found = extend_positions(params, 9, how, 0.02, 0, first=2)["encoder"]["embeddings"]["positions"]["table"]
+    np.testing.assert_array_equal(found[:6], table)
+    assert found.shape == (9, 2) and (how == "new" or np.array_equal(found[6:], table[2:5]))
+
+
+def test_the_student_begins_as_its_teacher(experiments, teacher):
+    """Embeddings without segments, the first and the last layer of three, the head; and all of it has the right
+    shape."""
+    run, source = resolve(experiments["distilled"]), load(teacher).params
+    student = run.initial["encoder"]
+    assert set(student) == {"embeddings", "layers"} and set(student["embeddings"]) == {"words", "positions", "norm"}
+    chosen = jax.tree.map(lambda leaf: leaf[np.array([0, 2])], source["encoder"]["layers"])
+    jax.tree.map(np.testing.assert_array_equal, student["layers"], chosen)
+    words = source["encoder"]["embeddings"]["words"]
+    np.testing.assert_array_equal(student["embeddings"]["words"]["table"], words["table"])
+    jax.tree.map(np.testing.assert_array_equal, run.initial["objectives_mlm"], source["objectives_mlm"])
+    jax.tree.map(np.testing.assert_array_equal, run.initial["teacher"], source["encoder"])
+
+
+def test_layers_of_the_paper():
+    """Of 12 layers those that the original's script takes."""
+    assert np.round(np.linspace(0, 11, 6)).astype(int).tolist() == [0, 2, 4, 7, 9, 11]
+    assert (distilbert("base").num_layers, distilbert("base").width) == (6, 768)
+    assert (roberta("large").num_layers, roberta("large").num_heads) == (24, 16)
+
+
+def test_the_teacher_stays(finished, teacher):
+    """It is in the checkpoints, so that a run continues without the teacher's folder, and it is what it was: neither
+    gradient nor weight decay; the optimizer has no moments of it."""
+    kept, source = restore_params(finished / "distilled/checkpoints", None), load(teacher).params
+    jax.tree.map(np.testing.assert_array_equal, kept["teacher"], source["encoder"])
+    jax.tree.map(np.testing.assert_array_equal, kept["teacher_head"], source["objectives_mlm"])
+    words = (tree["encoder"]["embeddings"]["words"]["table"] for tree in (kept, source))
+    assert not np.array_equal(*words)
+
+
+@pytest.mark.parametrize(
+    ("student", "objectives", "message"),
+    [
+        ({"width": 16}, None, "the student has width 16, which the teacher with 32"),
+        ({"num_layers": 4}, None, "the student has num_layers 4, which the teacher with 3"),
+        ({"max_length": 64}, None, "the student has max_length 64, which the teacher with 32"),
+        ({}, {}, "one objective, 'mlm', and not none"),
+    ],
+)
+def test_what_cannot_be_distilled(experiments, student, objectives, message):
+    """Said before anything is compiled."""
+    learner = Distill(DistilBert(**SIZES | student), mlm() if objectives is None else objectives)
+    with pytest.raises(ValueError, match=message):
+        resolve(dataclasses.replace(experiments["distilled"], learner=learner))
+
+
+def test_distillation_needs_a_teacher(experiments):
+    """Without a checkpoint to start from there is none; nor is one without its weights."""
+    with pytest.raises(ValueError, match="the teacher has no weights"):
+        resolve(dataclasses.replace(experiments["distilled"], random_weights=True))
+    with pytest.raises(ValueError, match="there is no teacher: give init_from"):
+        resolve(dataclasses.replace(experiments["distilled"], init_from=None))
