@@ -279,8 +279,9 @@ def test_head_that_differs_from_the_encoder(tmp_path, change):
 
 def test_without_tensorflow(tmp_path, monkeypatch):
     """Both directions say which extra to install, and nothing is left behind."""
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
     p = random_model({})
+    names.from_params(p.params, p.model.encoder, {}, "google")  # einops looks for tensorflow when it is first used
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(ImportError, match=r"pip install 'bert_jax\[tensorflow\]'"):
         p.save(tmp_path / "model", format="google")
     assert not list(tmp_path.iterdir())
