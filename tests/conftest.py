@@ -17,7 +17,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-# Eight devices in this process, so that one and several can be compared in one test; one in processes it starts.
+# Eight devices in this process, so that one and several can be compared in one test; one in processes it starts. With
+# threads for all of them: `bert_jax.training.cpu_devices` says why.
+os.environ.setdefault("NPROC", "32")
 jax.config.update("jax_num_cpu_devices", 8)
 
 

@@ -6,6 +6,10 @@ import jax
 
 # Of one run. More were not faster, and each holds its copy of the weights.
 DEVICES = 2
+# Of XLA's pool, for each device. A device can be in several exchanges with the others at once, of loops that do not
+# depend on each other (a BiLSTM's), and an exchange holds a thread until the last device has one for it: eight devices
+# with eight threads, XLA's own choice on four cores, waited for each other until XLA aborted the process.
+THREADS = 2
 
 
 def split_cores(cores: int, seeds: int, *batch_sizes: int) -> bool:
@@ -18,7 +22,13 @@ def split_cores(cores: int, seeds: int, *batch_sizes: int) -> bool:
     of an accelerator stay as they are.
     """
     chosen = jax.config.jax_num_cpu_devices > 0 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    enough_threads(cores, max(jax.config.jax_num_cpu_devices, DEVICES))
     if chosen or cores < DEVICES or (seeds == 1 and any(size % DEVICES for size in batch_sizes)):
         return False
     jax.config.update("jax_num_cpu_devices", seeds if seeds > 1 else DEVICES)
     return True
+
+
+def enough_threads(cores: int, devices: int) -> None:
+    """Has XLA start enough threads for so many devices of a CPU; a number in NPROC, which it reads, stays."""
+    os.environ.setdefault("NPROC", str(max(cores, THREADS * devices)))
