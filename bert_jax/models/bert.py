@@ -1,74 +1,32 @@
 """BERT's encoder (Devlin et al. 2018, arXiv 1810.04805; google-research/bert `modeling.py`)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array
 
 from bert_jax.models.encoded import Encoded
-from bert_jax.nn.attention import AttentionKind, SelfAttention
-from bert_jax.nn.dot import ComputeDtype, compute_dtype
-from bert_jax.nn.dropout import Dropout, DropoutBits, Places
-from bert_jax.nn.linear import INIT_STDDEV, Linear, Table
-from bert_jax.nn.mlp import Activation, Mlp
-from bert_jax.nn.norm import LayerNorm
-from bert_jax.nn.packing import Packing
-from bert_jax.nn.stack import Remat, stack
+from bert_jax.models.tower import Tower, embeddings_of, encode, layer_of, sized
 
 
-class Bert(nn.Module):
+class Bert(Tower):
     """Embeddings, a tower of post-norm layers, and a pooler over `[CLS]`; the defaults are BERT-base.
 
     Attributes:
-        vocab_size: V; 0 stands for that of the tokenizer which the data was made with.
-        num_layers: N.
-        width: D.
-        num_heads: H; divides the width.
-        mlp_width: F.
-        max_length: rows of the position table, the longest input.
         segment_types: S (the original's code defaults to 16, its released models have 2).
-        dropout: on the embeddings and on each block's output.
-        attention_dropout: on the attention probabilities.
-        activation: the original's GELU is the tanh approximation.
-        norm_epsilon: of every layer norm.
-        init_stddev: of every kernel and table.
         pooler: whether there is one.
         causal: a token sees itself and those before it only: the left-to-right model of the paper's ablation (section
             5.1), in fine-tuning, too. `[CLS]` then sees nothing but itself, so the pooler is over the last token of a
             row that is no padding, its closing `[SEP]`, which sees them all (as Radford et al. 2018, section 3.2, read
             a left-to-right model). Under `sequence_ids` that is the last token of the last sequence.
-        attention: what computes it: `plain` is this project's, and alone has attention dropout; `xla` and `cudnn` are
-            those of `jax.nn.dot_product_attention`.
-        dropout_bits: `hash` needs no memory and is a function of a token's row and column in the batch, wherever it is
-            computed; `jax` is its own generator.
-        scan: one looped layer instead of unrolled ones: compiles faster, runs slower, same parameters.
-        remat: what of each layer is computed again in the backward pass and not kept (`nn.stack.POLICIES`); implies
-            `scan`.
-        dtype: of the operands of every dot; `auto` is float32 on CPU, bfloat16 elsewhere. Parameters stay float32.
+
+    The others are those of `models.tower.Tower`.
     """
 
-    vocab_size: int = 0
-    num_layers: int = 12
-    width: int = 768
-    num_heads: int = 12
-    mlp_width: int = 3072
-    max_length: int = 512
     segment_types: int = 2
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    activation: Activation = "gelu_tanh"
-    norm_epsilon: float = 1e-12
-    init_stddev: float = INIT_STDDEV
     pooler: bool = True
     causal: bool = False
-    attention: AttentionKind = "plain"
-    dropout_bits: DropoutBits = "hash"
-    scan: bool = False
-    remat: Remat = "none"
-    dtype: ComputeDtype = "auto"
 
     @staticmethod
     def from_older(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,216 +36,13 @@ class Bert(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Mapping[str, Array], train: bool = False) -> Encoded:
-        """Encodes a batch; raises ValueError for rows longer than the position table.
-
-        Keys: `tokens` [B, L]; `segments` [B, L], all 0 by default; `lengths` [B] of right-padded rows, or
-        `sequence_ids` [B, L] with 0 for padding; `positions` [B, L], by default those of the row; `row` [B], the number
-        of each row in the batch that this one is a part of, for dropout. With `packing` [G, R, M]
-        (`data.packing.plan`) right-padded rows are computed in these packed ones, and what is returned is that of the
-        rows of the batch, with 0 at padding.
-        """
-        embeddings = Embeddings(
-            self.vocab_size,
-            self.width,
-            self.max_length,
-            self.segment_types,
-            self.dropout,
-            self.norm_epsilon,
-            self.init_stddev,
-            self.dropout_bits,
-            name="embeddings",
-        )
-        return encode(self, embeddings, batch, train)
+        """Encodes a batch (`models.tower.encode`); raises ValueError for rows longer than the position table."""
+        embeddings, layer = embeddings_of(self, self.segment_types), layer_of(self, self.causal)
+        return encode(self, embeddings, layer, batch, train, pooler=self.pooler, causal=self.causal)
 
 
-def encode(
-    encoder: nn.Module, embed: Callable[..., tuple[Array, Array]], batch: Mapping[str, Array], train: bool
-) -> Encoded:
-    """What `Bert` computes, over embeddings that may be another's: tower, pooler, packing.
-
-    Args:
-        encoder: whose parameters they become, called from its compact method; has the fields of `Bert`, of which it may
-            lack `pooler` and `causal`.
-        embed: `(rows, train, token_index) -> (embedded [B, L, D], table [V, E])`, as `Embeddings`.
-        batch: as `Bert.__call__` takes it.
-    """
-    _check(encoder, batch)
-    packing, rows = None, batch
-    if "packing" in batch:
-        packing = Packing(batch["packing"], *batch["tokens"].shape)
-        rows = packing.inputs(batch)
-    token_index = _token_index(rows, encoder.max_length, packed=packing is not None)
-    embeddings, table = embed(rows, train, token_index)
-    causal = getattr(encoder, "causal", False)
-    layer = Layer(
-        encoder.num_heads,
-        encoder.mlp_width,
-        encoder.dropout,
-        encoder.attention_dropout,
-        encoder.activation,
-        encoder.norm_epsilon,
-        encoder.init_stddev,
-        encoder.dtype,
-        causal,
-        encoder.attention,
-        encoder.dropout_bits,
-        name="layers",
-    )
-    hidden, layers = stack(
-        layer,
-        embeddings,
-        rows.get("lengths"),
-        rows.get("sequence_ids"),
-        train,
-        token_index,
-        count=encoder.num_layers,
-        scan=encoder.scan,
-        remat=encoder.remat,
-    )
-    pooled = None
-    if getattr(encoder, "pooler", False):  # modeling.py:224-232: always tanh, whatever the activation
-        first = Linear("BD,DE->BE", (encoder.width,), stddev=encoder.init_stddev, dtype=encoder.dtype, name="pooler")
-        pooled = jnp.tanh(first(_pooled_token(hidden, batch, packing, causal)))
-        pooled = pooled.astype(compute_dtype(encoder.dtype))
-    hidden = hidden.astype(compute_dtype(encoder.dtype))
-    inner = {"embeddings": embeddings, "layers": layers}
-    if packing:
-        hidden = packing.unpack(hidden)
-        inner = {"embeddings": packing.unpack(embeddings), "layers": jax.vmap(packing.unpack)(layers)}
-    seen = (batch.get(name) for name in ("lengths", "sequence_ids", "row"))
-    return Encoded(hidden, pooled, table, inner, *seen)
-
-
-def _pooled_token(
-    hidden: Float[Array, "R M D"], batch: Mapping[str, Array], packing: Packing | None, causal: bool
-) -> Float[Array, "B D"]:
-    if causal:
-        column = _last(batch)
-    elif packing:
-        column = jnp.zeros_like(batch["lengths"])
-    else:
-        return hidden[:, 0]
-    if packing:
-        return packing.one_each(hidden, column)
-    return jnp.take_along_axis(hidden, column[:, None, None], axis=1)[:, 0]
-
-
-def _check(encoder: nn.Module, batch: Mapping[str, Array]) -> None:
-    if encoder.width % encoder.num_heads:
-        raise ValueError(f"width {encoder.width} is not a multiple of num_heads {encoder.num_heads}")
-    if encoder.vocab_size <= 0:
-        raise ValueError(f"vocab_size is {encoder.vocab_size}: give the tokenizer's")
-    length = batch["tokens"].shape[1]
-    if length > encoder.max_length:
-        raise ValueError(f"rows of {length} tokens, but the position table has {encoder.max_length} (max_length)")
-    if "packing" in batch and ("sequence_ids" in batch or "positions" in batch):
-        raise ValueError("packing is of right-padded rows: it makes sequence_ids and positions itself")
-
-
-class Embeddings(nn.Module):
-    """Word + position + segment, layer norm, dropout, in this order (modeling.py:368-372, 482-520).
-
-    Attributes:
-        segment_types: 0 for none and no table of them.
-        first_position: row of the position table that the first token has; RoBERTa's leaves two out.
-    """
-
-    vocab_size: int
-    width: int
-    max_length: int
-    segment_types: int
-    dropout: float
-    norm_epsilon: float
-    init_stddev: float
-    dropout_bits: DropoutBits = "hash"
-    first_position: int = 0
-
-    @nn.compact
-    def __call__(
-        self, batch: Mapping[str, Array], train: bool, token_index: UInt32[Array, "B L"]
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "V D"]]:
-        tokens = batch["tokens"]
-        words = Table("VD", (self.vocab_size, self.width), self.init_stddev, name="words")
-        first = self.first_position
-        positions = Table("LD", (first + self.max_length, self.width), self.init_stddev, name="positions")
-        x = words(tokens)
-        if "positions" in batch:
-            x += positions(first + batch["positions"])
-        else:
-            x += positions.table[first : first + tokens.shape[1]]
-        if self.segment_types:
-            segments = Table("SD", (self.segment_types, self.width), self.init_stddev, name="segments")
-            x += segments(batch["segments"]) if "segments" in batch else segments.table[0]
-        x = LayerNorm(self.norm_epsilon, name="norm")(x)
-        places = Places.of_tokens(token_index, self.width)
-        return Dropout(self.dropout, self.dropout_bits)(x, train, places), words.table
-
-
-class Layer(nn.Module):
-    """Attention and feed-forward, each as dense, dropout, residual, layer norm (modeling.py:858-880: post-norm)."""
-
-    num_heads: int
-    mlp_width: int
-    dropout: float
-    attention_dropout: float
-    activation: Activation
-    norm_epsilon: float
-    init_stddev: float
-    dtype: ComputeDtype
-    causal: bool = False
-    attention: AttentionKind = "plain"
-    dropout_bits: DropoutBits = "hash"
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B L D"],
-        lengths: Int[Array, " B"] | None,
-        sequence_ids: Int[Array, "B L"] | None,
-        train: bool,
-        token_index: UInt32[Array, "B L"],
-    ) -> Float[Array, "B L D"]:
-        places = Places.of_tokens(token_index, x.shape[-1])
-        drop = Dropout(self.dropout, self.dropout_bits)
-        attention = SelfAttention(
-            self.num_heads,
-            self.attention_dropout,
-            self.init_stddev,
-            self.dtype,
-            self.causal,
-            self.attention,
-            self.dropout_bits,
-            name="attention",
-        )
-        mixed = drop(attention(x, lengths, sequence_ids, train, token_index), train, places)
-        x = LayerNorm(self.norm_epsilon, name="attention_norm")(x + mixed)
-        wide = Mlp(self.mlp_width, self.activation, self.init_stddev, self.dtype, name="mlp")(x)
-        return LayerNorm(self.norm_epsilon, name="mlp_norm")(x + drop(wide, train, places))
-
-
-def _token_index(rows: Mapping[str, Array], stride: int, packed: bool) -> UInt32[Array, "R M"]:
-    """b * `stride` + l of the token in column l of row b of the batch, of the whole one where this is a micro-batch,
-    wherever it is computed."""
-    if packed:
-        row, column = rows.get("row", rows["sequence_ids"] - 1), rows["positions"]
-    else:
-        row, column = jnp.indices(rows["tokens"].shape, sparse=True)
-        row = rows["row"][:, None] if "row" in rows else row
-    return row.astype(jnp.uint32) * jnp.uint32(stride) + column.astype(jnp.uint32)
-
-
-def _last(batch: Mapping[str, Array]) -> Int[Array, " B"]:
-    """The place of the last token of each row that is no padding."""
-    rows, length = batch["tokens"].shape
-    if "sequence_ids" in batch:
-        return jnp.max(jnp.where(batch["sequence_ids"] > 0, jnp.arange(length), 0), axis=1)
-    if "lengths" in batch:
-        return jnp.maximum(batch["lengths"] - 1, 0)
-    return jnp.full(rows, length - 1)
-
-
-# name: (layers, width). Heads are width / 64, the feed-forward width is 4 x width in all of them.
-# Base and large: Devlin et al. 2018, section 3. The small ones: Turc et al. 2019, arXiv 1908.08962, table 1.
+# name: (layers, width). Base and large: Devlin et al. 2018, section 3. The small ones: Turc et al. 2019, arXiv
+# 1908.08962, table 1.
 SIZES = {
     "tiny": (2, 128),
     "mini": (4, 256),
@@ -300,7 +55,4 @@ SIZES = {
 
 def bert(size: str, **overrides) -> Bert:
     """The encoder of a published size: `bert("mini", dropout=0.0)`. Raises KeyError for an unknown name."""
-    num_layers, width = SIZES[size]
-    return Bert(
-        **{"num_layers": num_layers, "width": width, "num_heads": width // 64, "mlp_width": 4 * width} | overrides
-    )
+    return Bert(**sized(SIZES, size) | overrides)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.models.bert import Bert, Layer, bert
+from bert_jax.models.bert import Bert, bert
+from bert_jax.models.tower import Layer
 
 V, N, D, H, F, LENGTH = 50, 2, 16, 4, 40, 12
 TINY = {"vocab_size": V, "num_layers": N, "width": D, "num_heads": H, "mlp_width": F, "max_length": LENGTH}
