@@ -181,13 +181,21 @@ def encode(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         hidden = ("parent", "name") if isinstance(value, nn.Module) else ()
         fields = [f.name for f in dataclasses.fields(value) if f.init and f.name not in hidden]
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        return {"class": kind} | {name: encode(getattr(value, name)) for name in fields}
+        kind = type(value)
+        module = _main_module() if kind.__module__ == "__main__" else kind.__module__
+        return {"class": f"{module}.{kind.__qualname__}"} | {name: encode(getattr(value, name)) for name in fields}
     if isinstance(value, Mapping):
         return {key: encode(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
     return str(value) if isinstance(value, os.PathLike) else value
+
+
+def _main_module() -> str:
+    """The name that the file which is run has for others, who import it: in a record, `__main__` would be theirs."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)  # of `python -m`
+    return spec.name if spec else Path(getattr(main, "__file__", None) or "__main__").stem
 
 
 def decode(value: Any, hint: Any = None) -> Any:
@@ -197,9 +205,12 @@ def decode(value: Any, hint: Any = None) -> Any:
     if isinstance(value, dict) and "class" in value:
         module, _, name = str(value["class"]).rpartition(".")
         try:
-            kind = getattr(importlib.import_module(module), name)
+            kind = getattr(importlib.import_module("__main__" if module == _main_module() else module), name)
         except Exception as error:  # what the module raises that is imported
-            raise ValueError(f"class {value['class']} of the record cannot be imported: {error}") from None
+            raise ValueError(
+                f"class {value['class']} of the record cannot be imported: {error}. If its file is yours, its folder "
+                "must be in PYTHONPATH"
+            ) from None
         if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
             raise ValueError(f"{value['class']} of the record is no dataclass: `encode` writes nothing else")
         hints = typing.get_type_hints(kind)

@@ -17,6 +17,7 @@ import numpy as np
 
 from bert_jax.experiment import Experiment, decode, encode, write_json
 from bert_jax.inference import predictors
+from bert_jax.inference.generate import generate
 from bert_jax.interop import google, huggingface, tensors
 from bert_jax.interop.checkpoint import ForeignCheckpoint
 from bert_jax.learners.multitask import Multitask
@@ -55,12 +56,13 @@ class Pretrained:
             segments: [B, L] 0 or 1; all 0 if not given.
             mask: [B, L] 1 for a token that others may attend to, 0 for padding; all 1 if not given.
 
-        Returns `hidden` [B, L, D]; `pooled` [B, D] where there is a pooler; the heads' `mlm_logits` [B, L, V],
-        `nsp_logits` [B, 2], `logits`. Raises ValueError for shapes that differ, rows longer than the position table,
-        and ids outside the vocabulary or the segment types.
+        Returns `hidden` [B, L, D]; `pooled` [B, D] where there is a pooler; the heads' `mlm_logits` or `lm_logits`
+        [B, L, V], `nsp_logits` and `sop_logits` [B, 2], `rtd_logits` [B, L], `logits`. Raises ValueError for shapes
+        that differ, rows longer than the position table, and ids outside the vocabulary or the segment types.
         """
         batch = self.batch(tokens, segments, mask)
-        return compute(self.model, self.params, batch, ("hidden", "pooled", "mlm_logits", "nsp_logits", "logits"))
+        wanted = "hidden", "pooled", "mlm_logits", "lm_logits", "nsp_logits", "sop_logits", "rtd_logits", "logits"
+        return compute(self.model, self.params, batch, wanted)
 
     def batch(self, tokens: Any, segments: Any = None, mask: Any = None) -> dict[str, np.ndarray]:
         """The encoder's batch of these arrays, checked; see `__call__`."""
@@ -136,6 +138,18 @@ class Pretrained:
         """The log probability of each text in nats, a token at a time masked: a float, or a list of them."""
         return predictors.pseudo_log_likelihood(self, texts, normalise)
 
+    def generate(
+        self,
+        texts: Any,
+        max_new_tokens: int = 100,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Any:
+        """Each text with what a causal language model goes on with: a string, or a list of them."""
+        return generate(self, texts, max_new_tokens, temperature, top_k, top_p, seed)
+
     # ---- to others ----
 
     def save(self, folder: str | os.PathLike, format: Format = "hf", heads: Sequence[str] | None = None) -> None:
@@ -165,7 +179,9 @@ class Pretrained:
             if format == "bert_jax":
                 self._save_here(partial, objectives)
             else:
-                checkpoint = ForeignCheckpoint(self.model.encoder, objectives, self.params)
+                checkpoint = ForeignCheckpoint(
+                    self.model.encoder, objectives, self.params, tokenizer=self.tokenizer
+                )
                 {"hf": huggingface, "google": google}[format].write(partial, checkpoint)
                 if self.tokenizer is not None:
                     self.tokenizer.save(partial)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.data.loader import Source, TrainingBatches
+from bert_jax.data.packing import Padding
 from bert_jax.experiment import Experiment
 from bert_jax.handover import extend_positions, saved_moments
 from bert_jax.pretrained import Pretrained, load, load_architecture
@@ -111,6 +112,7 @@ def resolve(experiment: Experiment, to_come: Pretrained | None = None) -> Resolv
                 f"the {name} data has rows of {data.max_length} tokens, but the encoder's position table has "
                 f"{learner.encoder.max_length} (max_length)"
             )
+        _check_padding(learner.encoder, experiment.padding, name, data.max_length)
     steps = experiment.total_steps(len(source))
     experiment.optimizer.schedule(steps)  # raises where the warm-up does not fit
     batch = TrainingBatches(source, experiment.batch_size, experiment.seed)[0]
@@ -123,11 +125,28 @@ def resolve(experiment: Experiment, to_come: Pretrained | None = None) -> Resolv
         moments = saved_moments(experiment.init_from, experiment.init_checkpoint)
     frozen = getattr(experiment.optimizer, "frozen_layers", None) or 0
     for name, asked in (("reinitialised_layers", experiment.reinitialised_layers), ("frozen_layers", frozen)):
-        if asked > learner.encoder.num_layers:
-            raise ValueError(f"{name} {asked}, but the encoder has only {learner.encoder.num_layers} layers")
+        layers = getattr(learner.encoder, "layer_sets", learner.encoder.num_layers)
+        if asked > layers:
+            own = "" if layers == learner.encoder.num_layers else " with parameters of their own"
+            raise ValueError(f"{name} {asked}, but the encoder has only {layers} layers{own}")
     return Resolved(
         experiment, learner, tokenizer, source, evaluations, mesh, together, steps, initial, moments, batch, abstract
     )
+
+
+def _check_padding(encoder: nn.Module, padding: Padding, name: str, length: int) -> None:
+    """Raises ValueError for an encoder that computes padding as any token, where not all rows are padded to its length:
+    what it makes of a text would depend on the batch, and on the data that the text is in."""
+    if getattr(encoder, "ignores_padding", True):
+        return
+    kind = type(encoder).__name__
+    if padding != "full":
+        raise ValueError(f'{kind} computes padding as any token, and cannot pack or cut rows: set padding to "full"')
+    if length != encoder.max_length:
+        raise ValueError(
+            f"the {name} data has rows of {length} tokens, but {kind} computes padding as any token, and was made for "
+            f"rows of {encoder.max_length} (max_length): both must be one length"
+        )
 
 
 def _with_positions(

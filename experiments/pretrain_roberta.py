@@ -2,7 +2,7 @@
 
     python tools/train_tokenizer.py TEXT... --output runs/bpe --kind bpe --vocab-size 50265
     python tools/prepare_corpus.py TEXT... --valid HELD_OUT --tokenizer runs/bpe --output runs/corpus512 \
-        --max-seq-length 512 --short-seq-prob 0 --dupe-factor 1
+        --max-seq-length 512 --rows full-sentences --short-seq-prob 0 --dupe-factor 1
     python experiments/pretrain_roberta.py --workdir runs/roberta --corpus runs/corpus512
 
 The settings are those of the paper's table 9 (appendix):
@@ -20,9 +20,9 @@ everything is decayed. A batch is computed in micro-batches (`--accumulate`), so
 the default makes them of 128 rows. On one machine: `roberta("mini")` and `--batch-size 64 --accumulate 1 --steps 20000
 --optimizer.warmup 1000`.
 
-Where it differs: the rows are `<s> A </s> B </s>` as BERT's data has them, where more than half of the second segments
-are of another document, and not the paper's full sentences (section 4.2); nothing is predicted of the pair. Nothing of
-this size has been measured here.
+The rows are the paper's full sentences (section 4.2): one segment filled with sentences up to 512 tokens, which goes on
+with the next document behind a `</s>`. A sentence longer than a row is cut there, and a row ends with its shard, of
+about 4 million tokens. Nothing of this size has been measured here.
 """
 
 from pathlib import Path

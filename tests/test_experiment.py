@@ -319,8 +319,8 @@ def test_the_table_has_every_experiment():
 
 @pytest.mark.parametrize(
     "name",
-    ["pretrain", "pretrain_mini", "pretrain_roberta", "distill", "continue_pretraining", "classify", "regress",
-     "multilabel", "sst2", "imdb", "ner", "pos", "squad", "squad2", "swag", "arc", "feature_based"],
+    ["pretrain", "pretrain_mini", "pretrain_roberta", "pretrain_modernbert", "distill", "continue_pretraining",
+     "classify", "regress", "multilabel", "sst2", "imdb", "ner", "pos", "squad", "squad2", "swag", "arc", "feature_based"],
 )  # fmt: skip
 def test_the_example_files(name, tmp_path):
     """Loaded through importlib (tyro reads the source): the record round-trips, and their own command line is valid."""

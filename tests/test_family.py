@@ -14,11 +14,17 @@ from bert_jax.data.documents import Document
 from bert_jax.experiment import Experiment
 from bert_jax.handover import extend_positions
 from bert_jax.learners.distill import Distill
+from bert_jax.learners.electra import GeneratorDiscriminator
 from bert_jax.learners.multitask import Multitask
+from bert_jax.models.albert import Albert
 from bert_jax.models.bert import Bert
 from bert_jax.models.distilbert import DistilBert, distilbert
+from bert_jax.models.electra import Electra
+from bert_jax.models.modernbert import ModernBert
 from bert_jax.models.roberta import Roberta, roberta
 from bert_jax.objectives.mlm import Mlm
+from bert_jax.objectives.rtd import Rtd
+from bert_jax.objectives.ngrams import Ngrams
 from bert_jax.pretrained import load
 from bert_jax.resolve import resolve
 from bert_jax.tasks.pretraining import Pretraining
@@ -33,7 +39,7 @@ STDDEV = 0.1  # larger than BERT's: at this width it learns sooner
 STEPS, CHECKPOINT_EVERY = 24, 4
 SIZES = {"num_layers": 2, "width": 32, "num_heads": 2, "mlp_width": 64, "max_length": 32, "init_stddev": STDDEV}
 SIZES["scan"] = True  # compiles faster
-MEMBERS = ("roberta", "distilbert", "distilled")
+MEMBERS = ("roberta", "distilbert", "distilled", "albert", "modernbert", "electra")
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +89,24 @@ def experiments(tiny_corpus, bpe_corpus, teacher):
         "roberta": experiment_of(bpe_corpus, Multitask(Roberta(**SIZES), mlm(norm_epsilon=1e-5))),
         "distilbert": experiment_of(tiny_corpus, Multitask(student, mlm())),
         "distilled": experiment_of(tiny_corpus, Distill(student, mlm()), init_from=teacher),
+        "electra": experiment_of(
+            tiny_corpus,
+            GeneratorDiscriminator(
+                Electra(**SIZES, embedding_width=16),
+                mlm(mask_share=1.0, random_share=0.0) | {"rtd": Rtd(init_stddev=STDDEV)},
+            ),
+        ),
+        "albert": experiment_of(
+            tiny_corpus,
+            Multitask(
+                Albert(**SIZES, embedding_width=16, activation="gelu", dropout=0.1, pooler=False),
+                mlm(masking=Ngrams()),
+            ),
+        ),
+        "modernbert": experiment_of(
+            tiny_corpus,
+            Multitask(ModernBert(**SIZES, dropout=0.1, window=4), mlm(norm_epsilon=1e-5, use_bias=False)),
+        ),
     }
 
 
@@ -113,12 +137,14 @@ def test_it_learns(finished, name):
 
 
 @pytest.mark.parametrize("name", MEMBERS)
-def test_it_is_opened(finished, tmp_path, name):
+def test_it_is_opened(experiments, finished, tmp_path, name):
     """A run is opened as its encoder and heads, `hidden` is the encoder's last; saved for others and opened again, it
     computes the same."""
     p = load(finished / name)
-    assert type(p.model) is Multitask and set(p.params) == {"encoder", "objectives_mlm"}
-    assert type(p.model.encoder) is {"roberta": Roberta}.get(name, DistilBert)
+    learner = experiments[name].learner
+    heads = getattr(learner, "as_multitask", lambda: learner)().objectives
+    assert type(p.model) is Multitask and set(p.params) == {"encoder", *(f"objectives_{head}" for head in heads)}
+    assert type(p.model.encoder) is type(learner.encoder)
     mask = (np.arange(9) < np.array([[9], [5]])).astype(np.int32)
     tokens = np.where(mask, np.random.default_rng(0).integers(5, 30, mask.shape), p.tokenizer.pad_id).astype(np.int32)
     found = p(tokens, np.zeros_like(tokens), mask)
@@ -132,7 +158,8 @@ def test_it_is_opened(finished, tmp_path, name):
     jax.tree.map(np.testing.assert_array_equal, again.params, p.params)
     for key, value in again(tokens, mask=mask).items():
         np.testing.assert_allclose(value, found[key], atol=1e-5)  # unrolled, where the run was in a loop
-    assert p.fill_mask("al [MASK] al", top_k=1)[0][0].probability > 0
+    if "mlm" in heads:
+        assert p.fill_mask("al [MASK] al", top_k=1)[0][0].probability > 0
 
 
 @pytest.mark.parametrize("name", MEMBERS)

@@ -126,7 +126,8 @@ def predictions(
         raise ValueError(f"{run} has no head of the kind {kind.__name__}")
     encodings, _ = encode_texts(texts, opened.tokenizer, max_length)
     model, params = opened.model.frozen(), jax.device_put(opened.params)
-    rows = forward.run(lambda batch: forward.logits(model, params, batch, head), encodings, max_length)
+    full_of = None if getattr(model.encoder, "ignores_padding", True) else opened.tokenizer.pad_id
+    rows = forward.run(lambda batch: forward.logits(model, params, batch, head), encodings, max_length, full_of=full_of)
     if not task.classes:
         return [f"{np.clip(row[0], LOWEST, HIGHEST):.3f}" for row in rows]
     written = dict(zip(task.tfds_classes, task.classes, strict=False)) | {name: name for name in task.classes}

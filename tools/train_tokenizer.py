@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bert_jax.data.documents import Format, TextFiles
-from bert_jax.text import training
+from bert_jax.text import bpe, training
 from bert_jax.text.tokenizer import Tokenizer
 
 
@@ -32,8 +32,8 @@ class Arguments:
 
     files: tyro.conf.Positional[tuple[Path, ...]]  # text files, UTF-8; .gz and .xz are unpacked
     output: Path  # tokenizer folder to make; must not exist
-    kind: Literal["wordpiece", "sentencepiece", "bpe"] = "wordpiece"  # BERT's, a unigram model, or RoBERTa's
-    vocab_size: int = 8192  # pieces, the five special tokens included
+    kind: Literal["wordpiece", "sentencepiece", "bpe", "gpt2"] = "wordpiece"  # BERT's, a unigram model, RoBERTa's, ...
+    vocab_size: int = 8192  # pieces, the special tokens included
     cased: bool = False  # keep capitals and accents; byte-level BPE always does
     coverage: float = training.COVERAGE  # share of the characters that the alphabet covers; rarer ones become [UNK]
     format: Format = "auto"  # how documents are marked, as in tools/prepare_corpus.py
@@ -52,10 +52,11 @@ def train(arguments: Arguments, console: Console) -> None:
             words = training.count_words(texts, lowercase)
             status.update(f"training on {len(words):,} distinct words")
             tokenizer = training.wordpiece_of_counts(words, arguments.vocab_size, lowercase, arguments.coverage)
-        elif arguments.kind == "bpe":
+        elif arguments.kind in ("bpe", "gpt2"):
+            specials = bpe.SPECIALS if arguments.kind == "bpe" else (bpe.END_OF_TEXT,)
             words = training.count_spaced(texts)
             status.update(f"training on {len(words):,} distinct words")
-            tokenizer = training.bpe_of_counts(words, arguments.vocab_size)
+            tokenizer = training.bpe_of_counts(words, arguments.vocab_size, specials=specials)
         else:
             words = training.count_spaced(texts)
             status.update(f"training on {len(words):,} distinct words, on one core for the same result anywhere")

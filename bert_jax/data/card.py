@@ -5,11 +5,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from bert_jax.data.instances import Pairs
+from bert_jax.data.sentence_rows import Rows
 
 # Of a file: a card can come from elsewhere, and must not point out of its folder.
 PLAIN_NAME = re.compile(r"\w[\w.-]{,200}", re.ASCII)
@@ -24,7 +27,7 @@ def split_card(counts: Mapping[str, int], max_seq_length: int) -> dict:
 
     Args:
       counts: documents, sentences, tokens, text_bytes, unknown, single_sentence (documents with one sentence),
-        instances, random_next, same_document, truncated, short, length (real tokens of all instances).
+        instances, random_next, same_document, swapped, truncated, short, length (real tokens of all instances).
       max_seq_length: tokens of a padded row.
     """
     c = Counter(counts)
@@ -40,6 +43,7 @@ def split_card(counts: Mapping[str, int], max_seq_length: int) -> dict:
         "unknown": c["unknown"] / c["tokens"],
         "random_next": c["random_next"] / instances,
         "random_next_same_document": c["same_document"] / instances,
+        "swapped": c["swapped"] / instances,
         "truncated": c["truncated"] / instances,
         "short": c["short"] / instances,
         "mean_length": c["length"] / instances,
@@ -73,6 +77,10 @@ def _fault(card: Any) -> str:
     for name, least in (("max_seq_length", 1), ("vocab_size", 1), ("pad_id", 0)):
         if type(card.get(name)) is not int or not least <= card[name] < 1 << 31:
             return f"{name} is {card.get(name)!r}"
+    if card.get("rows", "pairs") not in get_args(Rows):
+        return f"rows is {card['rows']!r}"
+    if card.get("pairs", "next") not in get_args(Pairs):
+        return f"pairs is {card['pairs']!r}"
     if card.get("dtype") not in ("uint16", "uint32"):
         return f"dtype is {card.get('dtype')!r}"
     for split, held in card["splits"].items():
@@ -89,23 +97,25 @@ def _fault(card: Any) -> str:
     return ""
 
 
-def find_warnings(split: str, card: Mapping) -> list[str]:
-    """What looks wrong in the card of a split, each with its likely cause."""
+def find_warnings(split: str, card: Mapping, pairs: Pairs | None = "next") -> list[str]:
+    """What looks wrong in the card of a split, each with its likely cause; `pairs`: what labels say, if any."""
     found = []
-    if card["documents"] == 1:
+    if pairs == "next" and card["documents"] == 1:
         found.append(
             "a single document: every random next sentence comes from that document itself, so NSP cannot be learnt; "
             "give more files, or --format sentences if blank lines separate documents"
         )
-    if card["single_sentence_documents"] > MANY_SINGLE_SENTENCES:
+    if pairs and card["single_sentence_documents"] > MANY_SINGLE_SENTENCES:
         found.append(
             f"{card['single_sentence_documents']:.0%} of the documents are one sentence, without a real next sentence; "
             "a blank line after every sentence would do that"
         )
-    if not 1 - UNEVEN_LABELS <= card["random_next"] <= UNEVEN_LABELS:
-        every = "all" if card["random_next"] in (0, 1) else "nearly all"
+    ones = card["random_next"] + card["swapped"]
+    if pairs and not 1 - UNEVEN_LABELS <= ones <= UNEVEN_LABELS:
+        every = "all" if ones in (0, 1) else "nearly all"
+        label = {"next": "NSP", "order": "SOP"}[pairs]
         found.append(
-            f"{every} NSP labels are equal ({card['random_next']:.1%} random next): there is nothing to learn; "
+            f"{every} {label} labels are equal ({card['random_next']:.1%} random next): there is nothing to learn; "
             "check the documents and the sentence lengths"
         )
     if card["unknown"] > MANY_UNKNOWN:
@@ -127,6 +137,7 @@ ROWS = (
     ("instances", "instances", "{:,}"),
     ("random_next", "random next", "{:.1%}"),
     ("random_next_same_document", "  from the same document", "{:.1%}"),
+    ("swapped", "swapped", "{:.1%}"),
     ("truncated", "truncated", "{:.1%}"),
     ("short", "short target length", "{:.1%}"),
     ("mean_length", "mean length", "{:.1f}"),
@@ -137,14 +148,18 @@ ROWS = (
 def card_table(card: Mapping) -> RenderableType:
     """The card as a table, its warnings below."""
     title = (
-        f"max_seq_length {card['max_seq_length']}, dupe_factor {card['dupe_factor']}, seed {card['seed']}, "
+        f"{card.get('rows', 'pairs')}, max_seq_length {card['max_seq_length']}, dupe_factor {card['dupe_factor']}, "
+        f"seed {card['seed']}, "
         f"vocabulary {card['vocab_size']:,} ({card['fingerprint'][:12]})"
     )
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for split in card["splits"]:
         table.add_column(split, justify="right")
-    for key, label, form in ROWS:
+    absent = () if card.get("pairs", "next") == "order" else ("swapped",)
+    if card.get("rows", "pairs") != "pairs":
+        absent += ("random_next", "random_next_same_document", "short")
+    for key, label, form in (row for row in ROWS if row[0] not in absent):
         table.add_row(label, *(form.format(split[key]) for split in card["splits"].values()))
     table.add_row("shards", *(str(len(split["shards"])) for split in card["splits"].values()))
     return Group(table, *(Text(f"warning: {warning}", style="bold yellow") for warning in card["warnings"]))

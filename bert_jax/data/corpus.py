@@ -2,7 +2,8 @@
 
 A corpus folder holds `card.json`, `tokenizer/` and ArrayRecord shards `train-00000-of-0000N.array_record` (and
 `valid-...`). A record is little-endian: uint16 pair label, uint16 length of segment A with its [CLS] and [SEP], then
-the ids of `[CLS] A [SEP] B [SEP]` in the card's dtype. `train-lengths.bin` holds the tokens of each instance, uint16,
+the ids of `[CLS] A [SEP] B [SEP]` in the card's dtype; or of a row of sentences, which is segment A and label 0 alone,
+with a [SEP] between documents. `train-lengths.bin` holds the tokens of each instance, uint16,
 so that the lengths of a batch are known without its records. The card is written last and the folder appears by one
 rename, so a folder with a card is a finished corpus.
 """
@@ -25,6 +26,7 @@ import numpy as np
 from bert_jax.data.card import find_warnings, read_card, split_card
 from bert_jax.data.documents import Document, as_document
 from bert_jax.data.instances import HEADER_BYTES, SHORTEST_SEQUENCE
+from bert_jax.data.sentence_rows import SHORTEST_ROW
 from bert_jax.data.shards import Shards
 from bert_jax.data.stages import (
     AS_THE_ORIGINAL,
@@ -158,6 +160,7 @@ def _card(
     inputs: Mapping[str, list[dict]],
 ) -> dict:
     splits = {split: split_card(count, config.max_seq_length) | written[split] for split, count in counts.items()}
+    labels = config.pairs if config.rows == "pairs" else None
     return {
         **asdict(config),
         "fingerprint": tokenizer.fingerprint,
@@ -166,7 +169,7 @@ def _card(
         "dtype": token_dtype(tokenizer.vocab_size).name,
         "inputs": {split: list(files) for split, files in inputs.items()},
         "splits": splits,
-        "warnings": [warning for split, card in splits.items() for warning in find_warnings(split, card)],
+        "warnings": [warning for split, card in splits.items() for warning in find_warnings(split, card, labels)],
     }
 
 
@@ -239,6 +242,16 @@ class Corpus:
         """Tokens in a padded row."""
         return self.card["max_seq_length"]
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether instances are pairs of segments with a label, and not rows of one segment."""
+        return self.card.get("rows", "pairs") == "pairs"
+
+    @property
+    def pairs(self) -> str:
+        """What the label of a pair says: `next` or `order` (`data.instances.Pairs`)."""
+        return self.card.get("pairs", "next")
+
     def tokenizer(self) -> tokenizers.Tokenizer:
         """The tokenizer the corpus was made with."""
         folder = None
@@ -260,7 +273,7 @@ class Corpus:
 
         Returns:
           tokens int32 [B, L], segments int32 [B, L] (padding 0), lengths int32 [B], pair_label int32 [B] (1 = random
-          next), example uint32 [B] (the indices).
+          next, or swapped; 0 of what is no pair), example uint32 [B] (the indices).
 
         Raises:
           IndexError: an index outside of the split.
@@ -326,8 +339,9 @@ class Corpus:
         if "lengths" in self.card["splits"][self.split]:
             known = self._known_lengths()[places]
             check(lengths == known, "its length is not the one in the file of lengths")
-        fits = (lengths >= SHORTEST_SEQUENCE) & (lengths <= self.max_length)
-        check(fits, f"its length is not {SHORTEST_SEQUENCE} to {self.max_length} tokens")
+        shortest = SHORTEST_SEQUENCE if self.has_pairs else SHORTEST_ROW
+        fits = (lengths >= shortest) & (lengths <= self.max_length)
+        check(fits, f"its length is not {shortest} to {self.max_length} tokens")
         check((sizes - HEADER_BYTES) % dtype.itemsize == 0, "its size is no whole number of ids")
         if faults:
             return {}, faults
@@ -341,7 +355,8 @@ class Corpus:
         real = column < lengths[:, None]
         tokens = np.where(real, rectangle[:, header:], self.card["pad_id"]).astype(np.int32)
         check((tokens < self.card["vocab_size"]).all(axis=1), "an id is not in the vocabulary")
-        check((pair_label <= 1) & (first > 2) & (first < lengths - 1), "its header is impossible")
+        of_pair = (pair_label <= 1) & (first > 2) & (first < lengths - 1)
+        check(of_pair if self.has_pairs else (pair_label == 0) & (first == lengths), "its header is impossible")
         return {
             "tokens": tokens,
             "segments": (real & (column >= first[:, None])).astype(np.int32),

@@ -1,4 +1,4 @@
-"""BERT's pre-training instances: pairs of segments for next sentence prediction, built as the original builds them.
+"""Pre-training instances: pairs of segments, for next sentence prediction built as BERT's original builds them.
 
 The rules and their order are those of google-research/bert `create_pretraining_data.py`, whose lines are cited. Masking
 is not done here: it happens on the device, in the MLM objective. An instance is a pair of slices of the token store, so
@@ -7,7 +7,7 @@ that no token is copied before the record is written.
 
 import random
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from bert_jax.data.store import TokenStore
 SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP], create_pretraining_data.py:230
 SHORTEST_SEQUENCE = SPECIAL_TOKENS + 2  # one token in each segment: the smallest length for which the draws exist
 RANDOM_DOCUMENT_DRAWS = 10  # create_pretraining_data.py:279
+# What the label of a pair says. next: whether B is from elsewhere. order: whether A and B, consecutive, were swapped
+# (Lan et al. 2019, arXiv 1909.11942, section 3.1; google-research/albert `create_pretraining_data.py`).
+Pairs = Literal["next", "order"]
 HEADER_BYTES = 4  # of a record: uint16 pair label, uint16 length of segment A with its [CLS] and [SEP]
 
 
@@ -30,6 +33,7 @@ class Instance(NamedTuple):
     same_document: bool  # the random B was drawn from A's own document after all
     truncated: bool  # tokens were dropped to fit the maximum length
     short: bool  # the target length of the document was drawn short
+    swapped: bool = False  # A is what follows B: label 1, too
 
 
 def document_random(seed: int, split: str, repeat: int, document: int) -> random.Random:
@@ -38,7 +42,13 @@ def document_random(seed: int, split: str, repeat: int, document: int) -> random
 
 
 def document_instances(
-    store: TokenStore, document: int, rng: random.Random, *, max_seq_length: int, short_seq_prob: float
+    store: TokenStore,
+    document: int,
+    rng: random.Random,
+    *,
+    max_seq_length: int,
+    short_seq_prob: float,
+    pairs: Pairs = "next",
 ) -> Iterator[Instance]:
     """The instances of one document, in the order of its text (create_pretraining_data.py:223-339).
 
@@ -48,6 +58,8 @@ def document_instances(
       rng: its draws, in the original's order without those for masking.
       max_seq_length: tokens of a sequence with its three special tokens, at least 5.
       short_seq_prob: chance that the whole document is cut to a shorter target length.
+      pairs: what the label says. For `order`, as in ALBERT's code, half of the pairs are swapped; a chunk of one
+        sentence, which has no second segment, still gets a random one, and label 1.
     """
     max_tokens = max_seq_length - SPECIAL_TOKENS
     target, short = max_tokens, False
@@ -68,17 +80,20 @@ def document_instances(
         a_start, a_stop = bounds[start], bounds[split]
         same_document = False
         # A chunk of one sentence always gets a random next, so that more than half of all pairs do: 271.
-        random_next = stop - start == 1 or rng.random() < 0.5
+        random_next = stop - start == 1 or (pairs == "next" and rng.random() < 0.5)
+        swapped = not random_next and pairs == "order" and rng.random() < 0.5
         if random_next:
             b_start, b_stop, same_document = random_segment(store, document, target - (a_stop - a_start), rng)
             start = split  # the sentences that B would have had are put back: 290-293
         else:
             b_start, b_stop = a_stop, bounds[stop]
             start = stop
+        if swapped:
+            a_start, a_stop, b_start, b_stop = b_start, b_stop, a_start, a_stop
         truncated = (a_stop - a_start) + (b_stop - b_start) > max_tokens
         if truncated:
             a_start, a_stop, b_start, b_stop = truncate_pair(a_start, a_stop, b_start, b_stop, max_tokens, rng)
-        yield Instance(a_start, a_stop, b_start, b_stop, random_next, same_document, truncated, short)
+        yield Instance(a_start, a_stop, b_start, b_stop, random_next, same_document, truncated, short, swapped)
 
 
 def random_segment(store: TokenStore, document: int, target: int, rng: random.Random) -> tuple[int, int, bool]:
@@ -143,7 +158,7 @@ class RecordPacker:
     def __call__(self, instance: Instance) -> bytes:
         """`[CLS] A [SEP] B [SEP]` behind its header (create_pretraining_data.py:304-319)."""
         size = self._dtype.itemsize
-        header = int(instance.random_next) | (instance.a_stop - instance.a_start + 2) << 16
+        header = int(instance.random_next or instance.swapped) | (instance.a_stop - instance.a_start + 2) << 16
         a = self._tokens[instance.a_start * size : instance.a_stop * size]
         b = self._tokens[instance.b_start * size : instance.b_stop * size]
         return b"".join((header.to_bytes(HEADER_BYTES, "little"), self._cls, a, self._sep, b, self._sep))

@@ -20,7 +20,11 @@ def windows(
 
     As many tokens as fit are read, `stride` tokens apart, up to the first window that reaches the end
     (run_squad.py:350-364). A question that leaves no room for a token is the caller's error.
+
+    Raises ValueError for a tokenizer without [CLS], which is where a question without answer points to.
     """
+    if not tokenizer.framed:
+        raise ValueError("spans need a tokenizer that puts [CLS] and [SEP] around a text, which GPT-2's does not")
     room = max_length - len(question) - tokenizer.special_tokens(2)
     starts = [0]
     while starts[-1] + room < len(context):

@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
 from bert_jax.data.documents import Document, as_document
-from bert_jax.data.instances import SHORTEST_SEQUENCE, document_random
+from bert_jax.data.instances import SHORTEST_SEQUENCE, Pairs, document_random
+from bert_jax.data.sentence_rows import Rows
 from bert_jax.data.store import TokenStore, TokenStoreWriter, token_dtype
 from bert_jax.data.workers import InOrder, Shard, shard_ranges, tokenize, write_shard
 from bert_jax.text.tokenizer import Tokenizer
@@ -36,6 +37,16 @@ class CorpusConfig:
     seed: int = 12345  # of all draws: held-out documents, splits, random next sentences, truncation
     valid_fraction: float = 0.0  # chance of each document to be held out as the valid split
     language: str = "en"  # of the text, for sentence splitting
+    rows: Rows = "pairs"
+    """What an instance is. pairs: BERT's two segments for next sentence prediction. full-sentences: RoBERTa's rows of
+    one segment, filled with sentences, the next document behind a [SEP] where one ends (Liu et al. 2019, section 4.2).
+    doc-sentences: the same, but a row ends with its document. stream: GPT-2's rows, cut from the text wherever they are
+    full, with a [SEP] behind each document and no [CLS]. Nothing is drawn for the latter three: they need dupe_factor 1
+    and short_seq_prob 0."""
+    pairs: Pairs = "next"
+    """What the label of a pair says. next: whether the second segment is from elsewhere, for NSP. order: whether two
+    consecutive segments were swapped, for ALBERT's SOP; as in its code, a second segment from elsewhere still stands
+    beside a single sentence, with the same label."""
 
     def __post_init__(self) -> None:
         if not SHORTEST_SEQUENCE <= self.max_seq_length < 1 << 16:
@@ -46,6 +57,18 @@ class CorpusConfig:
             raise ValueError(f"short_seq_prob {self.short_seq_prob}: must be between 0 and 1")
         if not 0 <= self.valid_fraction < 1:
             raise ValueError(f"valid_fraction {self.valid_fraction}: must be at least 0 and less than 1")
+        if self.pairs not in get_args(Pairs):
+            raise ValueError(f"pairs {self.pairs!r}: must be one of {', '.join(get_args(Pairs))}")
+        if self.rows != "pairs" and self.pairs != "next":
+            raise ValueError(f"pairs {self.pairs}: rows {self.rows} are no pairs, set rows to pairs")
+        if self.rows not in get_args(Rows):
+            raise ValueError(f"rows {self.rows!r}: must be one of {', '.join(get_args(Rows))}")
+        if self.rows != "pairs" and (self.dupe_factor != 1 or self.short_seq_prob):
+            raise ValueError(
+                f"rows {self.rows}, dupe_factor {self.dupe_factor}, short_seq_prob {self.short_seq_prob}: nothing of "
+                "such rows is drawn, so all repeats would be the same and none is shorter; set dupe_factor to 1 and "
+                "short_seq_prob to 0"
+            )
 
 
 AS_THE_ORIGINAL = CorpusConfig()
@@ -231,6 +254,8 @@ def write_all(
         dupe_factor=config.dupe_factor,
         short_seq_prob=config.short_seq_prob,
         seed=config.seed,
+        rows=config.rows,
+        pairs=config.pairs,
     )
     written: dict[str, dict] = {split: {"lengths": f"{split}-lengths.bin", "shards": []} for split in counts}
     done, total = 0, sum(count["tokens"] for count in counts.values()) * config.dupe_factor

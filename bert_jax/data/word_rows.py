@@ -6,7 +6,8 @@ import numpy as np
 
 from bert_jax.data.conll import Sentence
 from bert_jax.data.features import Features
-from bert_jax.text.tokenizer import Encoding, Tokenizer
+from bert_jax.data.spans import joined
+from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.text.words import word_pieces
 
 NOT_SCORED = -1
@@ -38,7 +39,7 @@ class WordRows(Features):
         max_length: int,
         document_context: bool = False,
     ):
-        room = max_length - 2
+        room = max_length - tokenizer.special_tokens(1)
         if room < 1:
             raise ValueError(f"max_length is {max_length}, but [CLS] and [SEP] alone take 2 tokens")
         self.sentences, self.split = list(sentences), 0
@@ -59,12 +60,12 @@ class WordRows(Features):
             self.split += len(spans) > 1
             for start, stop in spans:
                 first, last = _widened(sizes, start, stop, room) if document_context else (start, stop)
-                ids = np.concatenate([[tokenizer.cls_id], *words[first:last], [tokenizer.sep_id]], dtype=np.int32)
+                encoding = joined(tokenizer, np.concatenate(words[first:last]))
                 row = np.full(max_length, NOT_SCORED, np.int32)
-                places = 1 + np.cumsum([0, *sizes[first:last]])
+                places = int(tokenizer.framed) + np.cumsum([0, *sizes[first:last]])
                 own = sentence.tags[start - begin : stop - begin]
                 row[places[start - first : stop - first]] = [numbers[tag] for tag in own]
-                encodings.append(Encoding(ids, np.zeros((len(ids), 2), np.int32), np.zeros_like(ids)))
+                encodings.append(encoding)
                 tags.append(row)
         super().__init__(encodings, {"tags": np.array(tags, np.int32)}, tokenizer, max_length)
 

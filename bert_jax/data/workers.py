@@ -20,8 +20,10 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from bert_jax.data.documents import Document
-from bert_jax.data.instances import HEADER_BYTES, RecordPacker, document_instances, document_random
+from bert_jax.data.instances import HEADER_BYTES, Pairs, RecordPacker, document_instances, document_random
+from bert_jax.data.sentence_rows import RowPacker, Rows, sentence_rows
 from bert_jax.data.store import Tokenized, TokenStore
+from bert_jax.data.stream import StreamPacker, stream_rows
 from bert_jax.text import tokenizer as tokenizers
 from bert_jax.text.sentences import split_sentences
 
@@ -154,39 +156,61 @@ def write_shard(
     dupe_factor: int,
     short_seq_prob: float,
     seed: int,
+    rows: Rows,
+    pairs: Pairs,
 ) -> tuple[int, Counter, bytes]:
     """Writes the instances of a shard's documents, repeat after repeat (create_pretraining_data.py:214-219).
+
+    A row of sentences ends with the shard.
 
     Args:
       shard: what and where.
       special_ids: of [CLS] and [SEP].
-      max_seq_length, dupe_factor, short_seq_prob, seed: as in `CorpusConfig`.
+      max_seq_length, dupe_factor, short_seq_prob, seed, rows, pairs: as in `CorpusConfig`.
 
     Returns:
       tokens of text worked through, counts for the card, and the tokens of each instance (little-endian uint16).
     """
     store = TokenStore.open(shard.store, np.dtype(shard.dtype))
-    pack = RecordPacker(store, *special_ids)
+    if rows == "pairs":
+        pack = RecordPacker(store, *special_ids)
+        instances = (
+            instance
+            for repeat in range(dupe_factor)
+            for document in range(shard.first, shard.last)
+            for instance in document_instances(
+                store,
+                document,
+                document_random(seed, shard.split, repeat, document),
+                max_seq_length=max_seq_length,
+                short_seq_prob=short_seq_prob,
+                pairs=pairs,
+            )
+        )
+    elif rows == "stream":
+        pack = StreamPacker(store, special_ids[1])
+        instances = stream_rows(store, shard.first, shard.last, max_seq_length=max_seq_length)
+    else:
+        pack, across = RowPacker(store, *special_ids), rows == "full-sentences"
+        instances = sentence_rows(
+            store, shard.first, shard.last, max_seq_length=max_seq_length, across_documents=across
+        )
     lengths = array("H")  # 16 bits, enough for every max_seq_length
     header, itemsize = HEADER_BYTES, store.tokens.dtype.itemsize
-    flags = dict.fromkeys(("random_next", "same_document", "truncated", "short"), 0)
+    drawn = ("random_next", "same_document", "short", "swapped") if rows == "pairs" else ()
+    flags = dict.fromkeys(("truncated", *drawn), 0)
     # Groups of one record: each can be read alone. Written in one thread, the bytes are the same every time.
     # It gets its name when it is whole: it may be written more than once, where a machine fails or is slow.
     partial = shard.store / f"{shard.path.name}.{uuid.uuid4().hex}"
     writer = ArrayRecordWriter(str(partial), "group_size:1")
-    for repeat in range(dupe_factor):
-        for document in range(shard.first, shard.last):
-            rng = document_random(seed, shard.split, repeat, document)
-            for instance in document_instances(
-                store, document, rng, max_seq_length=max_seq_length, short_seq_prob=short_seq_prob
-            ):
-                record = pack(instance)
-                writer.write(record)
-                lengths.append((len(record) - header) // itemsize)
-                for name in flags:
-                    flags[name] += getattr(instance, name)
-                if len(lengths) % RELEASE_EVERY == 0:
-                    store.release()
+    for instance in instances:
+        record = pack(instance)
+        writer.write(record)
+        lengths.append((len(record) - header) // itemsize)
+        for name in flags:
+            flags[name] += getattr(instance, name)
+        if len(lengths) % RELEASE_EVERY == 0:
+            store.release()
     writer.close()
     partial.replace(shard.path)
     sentences = store.documents[[shard.first, shard.last]]

@@ -40,6 +40,7 @@ def run(
     longest: int,
     which: np.ndarray | None = None,
     positions: np.ndarray | None = None,
+    full_of: int | None = None,
 ) -> list[Any]:
     """What `step` computes of each row, in the order of the rows.
 
@@ -50,6 +51,8 @@ def run(
         longest: rows of the position table.
         which: int [n], for each row the index of its encoding, if not each encoding is one row.
         positions: int32 [n, P] places in each row.
+        full_of: the id of padding, of which all rows are full up to `longest`, for an encoder that computes it as any
+            token; by default rows are padded as far as their batch must be.
 
     Returns a numpy array, or a tuple of them, for each row; without the first axis, and padding not removed.
     """
@@ -62,7 +65,7 @@ def run(
             found[row] = tuple(part[i] for part in computed) if isinstance(computed, tuple) else computed[i]
 
     waiting = None  # fetched only when the device has the next batch to work on
-    for rows, batch in _batches(encodings, which, positions, longest):
+    for rows, batch in _batches(encodings, which, positions, longest, full_of):
         computed = step(batch)
         if waiting is not None:
             collect(*waiting)
@@ -73,11 +76,11 @@ def run(
 
 
 def _batches(
-    encodings: Sequence[Encoding], which: np.ndarray, positions: np.ndarray | None, longest: int
+    encodings: Sequence[Encoding], which: np.ndarray, positions: np.ndarray | None, longest: int, full_of: int | None
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """(indices of the rows, batch): the longest first, so that what does not fit into memory shows at once."""
     lengths = np.array([len(encoding.ids) for encoding in encodings], np.int64)[which]
-    padded = _padded_lengths(lengths, longest)
+    padded = _padded_lengths(lengths, longest) if full_of is None else np.full_like(lengths, longest)
     order, start = np.argsort(-padded, kind="stable"), 0
     while start < len(order):
         length = int(padded[order[start]])
@@ -85,6 +88,7 @@ def _batches(
         rows = order[start : start + size]
         # Id 0 and length 1 where there is no row: attention then sees a key, and nothing becomes NaN.
         batch = {name: np.zeros((size, length), np.int32) for name in ("tokens", "segments")}
+        batch["tokens"] += full_of or 0
         batch["lengths"] = np.ones(size, np.int32)
         batch["lengths"][: len(rows)] = lengths[rows]
         real = np.arange(length) < lengths[rows, None]

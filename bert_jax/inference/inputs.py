@@ -154,7 +154,7 @@ def words_of(
         firsts = np.cumsum([0, *(len(own) for own in pieces)])[:-1]
         words = [(word, None, None) for word in item]
     text = item if isinstance(item, str) else " ".join(item)
-    return fitting(opened, index, joined(opened.tokenizer, ids), text), firsts + 1, words
+    return fitting(opened, index, joined(opened.tokenizer, ids), text), firsts + opened.tokenizer.framed, words
 
 
 def cut(text: str, start: int, end: int) -> tuple[str, int, int]:

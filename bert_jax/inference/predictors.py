@@ -335,14 +335,25 @@ def _run(opened: Opened, step: Any, statics: tuple, encodings: list[Encoding], *
     """`forward.run` of one of its functions."""
     if not encodings:
         return []
-    if opened not in _PLACED:
-        _PLACED[opened] = _placed(opened)
-    model, params = _PLACED[opened]
-    return forward.run(lambda batch: step(model, params, batch, *statics), encodings, model.encoder.max_length, *rest)
+    model, params = placed(opened)
+    return forward.run(
+        lambda batch: step(model, params, batch, *statics),
+        encodings,
+        model.encoder.max_length,
+        *rest,
+        full_of=None if getattr(model.encoder, "ignores_padding", True) else opened.tokenizer.pad_id,
+    )
 
 
 # The model of each opened one as a hashable, and its weights on the device.
 _PLACED: weakref.WeakKeyDictionary[Opened, tuple[Multitask, dict[str, Any]]] = weakref.WeakKeyDictionary()
+
+
+def placed(opened: Opened) -> tuple[Multitask, dict[str, Any]]:
+    """The model and its weights, on the device since the first call."""
+    if opened not in _PLACED:
+        _PLACED[opened] = _placed(opened)
+    return _PLACED[opened]
 
 
 def _placed(opened: Opened) -> tuple[Multitask, dict[str, Any]]:

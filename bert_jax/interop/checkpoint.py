@@ -8,6 +8,7 @@ import flax.linen as nn
 import numpy as np
 
 from bert_jax.interop import names
+from bert_jax.text.tokenizer import Tokenizer
 
 
 class ForeignCheckpoint(NamedTuple):
@@ -18,12 +19,14 @@ class ForeignCheckpoint(NamedTuple):
         objectives: the heads it carries, by name; the name is also the prefix of their parameters.
         params: float32 numpy arrays, `encoder` and `objectives_<name>`.
         notes: what a user should know: parts that are missing, tensors that were not used.
+        tokenizer: which members of the family can differ in alone; where one is read, it is opened by itself.
     """
 
     encoder: nn.Module
     objectives: dict[str, nn.Module]
     params: dict[str, Any]
     notes: tuple[str, ...] = ()
+    tokenizer: Tokenizer | None = None
 
 
 def assemble(

@@ -16,12 +16,15 @@ from bert_jax.interop.checkpoint import ForeignCheckpoint, assemble
 from bert_jax.interop.member import Member
 from bert_jax.interop.members import MEMBERS, member_of
 from bert_jax.interop.members.bert import BERT
+from bert_jax.objectives.causal_lm import CausalLm
 from bert_jax.objectives.choice import Choice
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.multilabel import MultiLabel
 from bert_jax.objectives.nsp import Nsp
 from bert_jax.objectives.regress import Regress
+from bert_jax.objectives.rtd import Rtd
+from bert_jax.objectives.sop import Sop
 from bert_jax.objectives.span import Span
 from bert_jax.objectives.tag import Tag
 
@@ -36,6 +39,7 @@ CHECKS = {
     "classifier_dropout": (lambda value: type(value) in (int, float) and 0 <= value < 1, "a number from 0, below 1"),
     "seq_classif_dropout": (lambda value: type(value) in (int, float) and 0 <= value < 1, "a number from 0, below 1"),
 }
+CHECKS["classifier_dropout_prob"] = CHECKS["classifier_dropout"]
 
 
 def read(folder: Path) -> ForeignCheckpoint:
@@ -49,9 +53,9 @@ def read(folder: Path) -> ForeignCheckpoint:
     config = {**member.defaults, **config}
     held, source = tensors.read_folder(folder)
     state, notes = canonical(held, config["tie_word_embeddings"], source, member)
-    pooler = f"{member.prefix}.pooler.dense.weight" in state
+    pooler = any(name.startswith(f"{member.prefix}.pooler.") for name in state)
     encoder = encoder_of(config, pooler=pooler, source=folder / "config.json", member=member)
-    objectives, remarks = heads_of(state, config, encoder)
+    objectives, remarks = heads_of(state, config, encoder, member)
     return assemble(state, encoder, objectives, "huggingface", source, notes + remarks)
 
 
@@ -65,11 +69,11 @@ def write(folder: Path, checkpoint: ForeignCheckpoint) -> None:
     """
     config = config_of(checkpoint)
     (kind,) = config["architectures"]
-    encoder, member = checkpoint.encoder, member_of(checkpoint.encoder)
+    encoder, member = checkpoint.encoder, member_of(checkpoint.encoder, checkpoint.tokenizer)
     if kind in member.without_pooler:
         encoder = encoder.clone(pooler=False)
     state = names.from_params(checkpoint.params, encoder, checkpoint.objectives, "huggingface")
-    if member.decoder in state:  # untied, their decoder has a bias of its own
+    if member.decoder in state and member.bias in state:  # untied, their decoder has a bias of its own
         state[member.decoder_bias] = state[member.bias]
     if not checkpoint.objectives:
         state = {name.removeprefix(f"{member.prefix}."): value for name, value in state.items()}
@@ -94,7 +98,10 @@ def read_config(file: Path) -> dict[str, Any]:
     for field, wanted in MEMBERS[kind].required.items():
         if config.get(field, wanted) != wanted:
             raise ValueError(f"{file}: {field} {config[field]!r} is not supported, only {wanted!r}")
-    return config
+    try:
+        return MEMBERS[kind].spelled(config)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def encoder_of(config: Mapping[str, Any], pooler: bool, source: Path, member: Member = BERT) -> nn.Module:
@@ -113,7 +120,7 @@ def encoder_of(config: Mapping[str, Any], pooler: bool, source: Path, member: Me
             raise ValueError(f"{source}: {theirs} is {value!r}, expected {wanted}")
         fields[ours] = value if whole else float(value)
     theirs = {ours: name for name, ours in member.fields.items()}
-    if fields["width"] % fields["num_heads"]:
+    if fields["width"] % fields.get("num_heads", 1):
         raise ValueError(
             f"{source}: {theirs['width']} {fields['width']} is not a multiple of {theirs['num_heads']} "
             f"{fields['num_heads']}"
@@ -141,13 +148,13 @@ def canonical(
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
         if name.split(".")[0] in member.parts:
             name = f"{member.prefix}.{name}"
-        if name in (f"{member.prefix}.embeddings.position_ids", f"{member.prefix}.embeddings.token_type_ids"):
-            continue  # counters, not parameters
+        if name.endswith(member.buffers):
+            continue
         if name in state and not np.array_equal(state[name], value):
             raise ValueError(f"{source} holds {name} twice, with different values")
         state[name] = value
     notes = []
-    words, decoder = f"{member.prefix}.embeddings.word_embeddings.weight", member.decoder
+    words, decoder = f"{member.prefix}.{member.words}", member.decoder
     bias, decoder_bias = member.bias, member.decoder_bias
     if decoder_bias in state:  # the one that their decoder adds
         if not np.array_equal(state.setdefault(bias, state[decoder_bias]), state[decoder_bias]) and tied:
@@ -162,55 +169,66 @@ def canonical(
 
 
 def heads_of(
-    state: Mapping[str, np.ndarray], config: Mapping[str, Any], encoder: nn.Module
+    state: Mapping[str, np.ndarray], config: Mapping[str, Any], encoder: nn.Module, member: Member | None = None
 ) -> tuple[dict[str, nn.Module], list[str]]:
     """The objectives whose heads the tensors are, and notes on heads that are there but not opened."""
-    member = member_of(encoder)
+    member = member or member_of(encoder)
     config = {**member.defaults, **config}
     deviation = encoder.init_stddev
     objectives: dict[str, nn.Module] = {}
     notes = []
-    if any(name.startswith(member.predictions) for name in state):
+    if frozenset({CausalLm}) in member.architectures:  # the class says it: where it is tied, the head has no tensor
+        if member.architectures[frozenset({CausalLm})] in (config.get("architectures") or ()):
+            tied = config["tie_word_embeddings"] and member.decoder not in state
+            objectives["lm"] = CausalLm(tied=tied, init_stddev=deviation, transform=False)
+    elif any(name.startswith(member.predictions) for name in state):
         objectives["mlm"] = Mlm(
             activation=member.mlm_activation or encoder.activation,
             norm_epsilon=encoder.norm_epsilon,
             init_stddev=deviation,
             tied=config["tie_word_embeddings"] and member.decoder not in state,
+            use_bias=member.mlm_bias,
         )
     if "cls.seq_relationship.weight" in state and getattr(encoder, "pooler", False):
         objectives["nsp"] = Nsp(init_stddev=deviation)
+    if "sop_classifier.classifier.weight" in state and getattr(encoder, "pooler", False):
+        objectives["sop"] = Sop(init_stddev=deviation)
+    if "discriminator_predictions.dense_prediction.weight" in state:
+        objectives["rtd"] = Rtd(activation=encoder.activation, init_stddev=deviation)
     if "qa_outputs.weight" in state:
         objectives["span"] = Span(init_stddev=deviation)
     if output := next((name for name in member.classifiers if f"{name}.weight" in state), ""):
         own = member.hidden is not None and f"{member.hidden[1]}.weight" in state
-        hidden = member.hidden[0] if own else "none"
-        name, head, remark = _classifier(state[f"{output}.weight"].shape[0], config, encoder, hidden)
+        hidden = member.pooling.get(config.get("classifier_pooling"), member.hidden[0]) if own else "none"
+        name, head, remark = _classifier(state[f"{output}.weight"].shape[0], config, encoder, hidden, member)
         objectives |= {name: head} if head else {}
         notes += [remark] if remark else []
     return objectives, notes
 
 
 def _classifier(
-    classes: int, config: Mapping[str, Any], encoder: nn.Module, hidden: str
+    classes: int, config: Mapping[str, Any], encoder: nn.Module, hidden: str, member: Member
 ) -> tuple[str, nn.Module | None, str]:
     """The objective of a head called `classifier`, which three classes have, its name, and a note if there is one.
 
     hidden: the activation of its hidden layer, or "none".
     """
-    member = member_of(encoder)
     over_texts = member.architectures[frozenset({Classify})]
     kind = (config.get("architectures") or [over_texts])[0]
     tagging = kind == member.architectures[frozenset({Tag})]
     field = member.tag_dropout if tagging else member.head_dropout
     dropout = config.get(field) if field else None
-    dropout = encoder.dropout if dropout is None else float(dropout)
+    default = 0.0 if hidden == "last" else encoder.dropout  # their GPT-2 has none there
+    dropout = default if dropout is None else float(dropout)
     problem = config.get("problem_type") or ("regression" if classes == 1 else "single_label_classification")
     labels = labels_of(config, classes)
     if tagging:
-        return "tag", Tag(classes, dropout, encoder.init_stddev, labels), ""
+        return "tag", Tag(classes, dropout, encoder.init_stddev, labels, hidden=member.tag_hidden), ""
+    if kind.endswith("ForQuestionAnswering"):  # ModernBERT's: two scores of a token, under the name of a classifier
+        return "", None, f"the classifier of {kind} finds spans, behind a hidden layer, and is not opened"
     if hidden == "none" and not getattr(encoder, "pooler", False):
         return "", None, f"the classifier of {kind} needs a pooler and is not opened"
-    if kind == member.architectures[frozenset({Choice})]:
+    if kind == member.architectures.get(frozenset({Choice})):
         return "choice", Choice(0, dropout, encoder.init_stddev, hidden), ""
     remark = (
         "" if config.get("architectures") else "config.json names no architecture: the classifier is taken for texts"
@@ -237,12 +255,12 @@ def config_of(checkpoint: ForeignCheckpoint) -> dict[str, Any]:
     """Their `config.json` for a model. Raises ValueError for a set of heads that none of their classes has, and for
     heads that their configuration cannot describe."""
     encoder, heads = checkpoint.encoder, checkpoint.objectives
-    member = member_of(encoder)
+    member = member_of(encoder, checkpoint.tokenizer)
     kinds = frozenset(type(head) for head in heads.values())
     if kinds not in member.architectures or len(kinds) != len(heads):
         listing = ", ".join(heads)
         raise ValueError(f"no class of transformers has the heads {listing}: choose those to save with `heads`")
-    if getattr(encoder, "causal", False):
+    if getattr(encoder, "causal", False) and not member.causal:
         raise ValueError(
             "the encoder is causal, and transformers' causal BERT (is_decoder) pools the first token where this one "
             "pools the last: format bert_jax keeps it"
@@ -260,8 +278,10 @@ def config_of(checkpoint: ForeignCheckpoint) -> dict[str, Any]:
         member.activation: activation,
     }
     config |= {theirs: getattr(encoder, ours) for theirs, ours in member.fields.items()}
-    config["max_position_embeddings"] += member.spare_positions
-    config |= {**member.written, "dtype": "float32"}
+    theirs = {ours: name for name, ours in member.fields.items()}
+    config[theirs["max_length"]] += member.spare_positions
+    config |= {name: value(encoder) if callable(value) else value for name, value in member.written.items()}
+    config["dtype"] = "float32"
     for name, head in heads.items():
         if isinstance(head, Mlm):
             if member.mlm_activation not in (None, head.activation):
@@ -276,6 +296,13 @@ def config_of(checkpoint: ForeignCheckpoint) -> dict[str, Any]:
                         f"head {name!r}: config.json has one field for both"
                     )
             config["tie_word_embeddings"] = head.tied
+        if isinstance(head, Rtd) and head.activation != encoder.activation:
+            raise ValueError(
+                f"activation is {encoder.activation!r} in the encoder and {head.activation!r} in the head {name!r}: "
+                "config.json has one field for both"
+            )
+        if isinstance(head, CausalLm):
+            config["tie_word_embeddings"] = head.tied
         if isinstance(head, Classify | Regress | MultiLabel | Tag | Choice):
             field = member.tag_dropout if isinstance(head, Tag) else member.head_dropout
             if field is None and head.dropout != encoder.dropout:
@@ -284,6 +311,8 @@ def config_of(checkpoint: ForeignCheckpoint) -> dict[str, Any]:
                     "config.json has one field for both"
                 )
             config |= {} if field is None else {field: head.dropout}
+        for pooling, hidden in member.pooling.items():
+            config |= {"classifier_pooling": pooling} if getattr(head, "hidden", "") == hidden else {}
         if isinstance(head, Regress):
             config |= {"problem_type": "regression", "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
         if isinstance(head, MultiLabel):

@@ -27,13 +27,24 @@ class Member(NamedTuple):
         classifiers: names of the last projection of a head over texts, or over tokens.
         activation: their field for it.
         required: further fields that are written, and of which no other value can be read.
-        written: those that are written and not looked at.
+        written: those that are written and not looked at; what is a function, is called with the encoder.
+        buffers: what the names of tensors that are no parameters end with.
+        causal: whether its tokens see those before them only.
         unsaid: fields of the encoder that config.json cannot say, with the values that their class gives them.
         spare_positions: rows of the position table that no token has.
         mlm_activation: of the masked LM's head; the encoder's if not given.
         hidden: activation and name of the hidden layer of a head over texts, where it has one.
-        head_dropout: their field for the dropout of a head over texts.
+        head_dropout: their field for the dropout of a head over texts; None where it is the encoder's.
         tag_dropout: that of a head over tokens; None where it is the encoder's.
+        words: the table of tokens, below the prefix.
+        implied: `(encoder) -> tensors` that theirs have not, by the names that they would have: what is here of a
+            parameter of which there is none there.
+        mlm_bias: whether transform and norm of the masked LM's head have biases.
+        pooling: `hidden` of a head over texts by their `classifier_pooling`, where that is a field.
+        tag_hidden: of a head over tokens.
+        spelled: `(config.json) -> config.json` in the words of `fields`, where there are several. Raises ValueError for
+            what no field says.
+        tokenizer: the class of tokenizer that tells it from another member with the same encoder.
     """
 
     model_type: str
@@ -54,9 +65,18 @@ class Member(NamedTuple):
     activation: str = "hidden_act"
     required: Mapping[str, Any] = {}
     written: Mapping[str, Any] = {}
+    buffers: tuple[str, ...] = ("embeddings.position_ids", "embeddings.token_type_ids")  # counters
+    causal: bool = False
     unsaid: Mapping[str, Any] = {}
     spare_positions: int = 0
     mlm_activation: str | None = None
     hidden: tuple[str, str] | None = None
-    head_dropout: str = "classifier_dropout"
+    head_dropout: str | None = "classifier_dropout"
     tag_dropout: str | None = "classifier_dropout"
+    words: str = "embeddings.word_embeddings.weight"
+    implied: Callable[[Any], Mapping[str, Any]] = lambda encoder: {}
+    mlm_bias: bool = True
+    pooling: Mapping[str, str] = {}
+    tag_hidden: str = "none"
+    spelled: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config
+    tokenizer: type | None = None

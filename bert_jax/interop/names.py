@@ -19,6 +19,7 @@ from bert_jax.interop.parameter import Parameter
 from bert_jax.objectives.choice import Choice
 from bert_jax.objectives.nsp import Nsp
 from bert_jax.objectives.regress import Regress
+from bert_jax.objectives.sop import Sop
 from bert_jax.objectives.span import Span
 
 Style = Literal["huggingface", "google"]
@@ -33,7 +34,8 @@ def parameters(encoder: nn.Module, objectives: Mapping[str, nn.Module]) -> Itera
     yield from (("encoder", parameter) for parameter in member.encoder_table(encoder))
     for name, objective in objectives.items():
         own = member.head_table(objective)
-        if own is None or getattr(objective, "features", None) is not None:
+        fits = getattr(objective, "use_bias", member.mlm_bias) == member.mlm_bias
+        if own is None or not fits or getattr(objective, "features", None) is not None:
             raise ValueError(f"objective {name!r} ({type(objective).__name__}) has no counterpart outside this project")
         yield from ((f"objectives_{name}", parameter) for parameter in own)
 
@@ -44,7 +46,9 @@ def sizes(encoder: nn.Module, classes: int = 0) -> dict[str, int]:
     positions = encoder.max_length + member_of(encoder).spare_positions
     return {
         "V": encoder.vocab_size, "L": positions, "S": encoder.segment_types, "D": encoder.width,
-        "E": encoder.width, "H": encoder.num_heads, "K": head, "F": encoder.mlp_width, "C": classes,
+        "E": getattr(encoder, "embedding_width", encoder.width), "U": encoder.width, "H": encoder.num_heads, "K": head,
+        "F": encoder.mlp_width, "C": classes,
+        "J": len(JOINED), "G": 2,
     }  # fmt: skip
 
 
@@ -57,13 +61,14 @@ def to_params(
     """
     params: dict = {}
     wrong: list[str] = []
+    tensors = {**tensors, **member_of(encoder).implied(encoder)}
     used: set[str] = set()
     for top, parameter in parameters(encoder, objectives):
         name, axes = getattr(parameter, style)
-        inner = parameter.axes.replace("N", "").replace("J", "")
+        inner = parameter.axes.replace("N", "").replace("J", "" if _joined(name) else "J")
         size = sizes(encoder, _classes(objectives.get(top.removeprefix("objectives_"))))
         take = functools.partial(_take, tensors, axes, inner, {a: size[a] for a in inner}, used, wrong)
-        _set(params, f"{top}/{parameter.path}", _gather(name, parameter.axes, encoder.num_layers, take))
+        _set(params, f"{top}/{parameter.path}", _gather(name, parameter.axes, encoder.layer_sets, take))
     if wrong:
         raise ValueError("tensors do not fit the configuration:\n  " + "\n  ".join(wrong))
     return params, sorted(set(tensors) - used)
@@ -81,7 +86,8 @@ def from_params(
         value = np.asarray(_get(params, f"{top}/{parameter.path}"), np.float32)
         for full, part, inner in _parts(name, parameter.axes, value):
             tensors[full] = np.ascontiguousarray(einops.rearrange(part, f"{_spaced(inner)} -> {_spaced(axes)}"))
-    return tensors
+    implied = member_of(encoder).implied(encoder)
+    return {name: tensor for name, tensor in tensors.items() if name not in implied}
 
 
 def layout(
@@ -153,7 +159,7 @@ def _spaced(axes: str) -> str:
 
 
 def _classes(objective: nn.Module | None) -> int:
-    return {Nsp: 2, Span: 2, Choice: 1, Regress: 1}.get(type(objective), getattr(objective, "num_classes", 0))
+    return {Nsp: 2, Sop: 2, Span: 2, Choice: 1, Regress: 1}.get(type(objective), getattr(objective, "num_classes", 0))
 
 
 def _set(tree: dict, path: str, value: np.ndarray) -> None:

@@ -2,7 +2,7 @@
 
 Each tensor is written down once, with the order of its axes in each world, in the letters of `nn/`; brackets are axes
 that are one there, as in einops. `{N}` runs over the layers and `{J}` over query, key and value, which are one array
-here and a tensor each elsewhere.
+here and a tensor each elsewhere; where theirs are one tensor, too, J is an axis of it as any other.
 """
 
 from collections.abc import Iterator

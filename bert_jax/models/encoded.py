@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 
@@ -31,3 +32,31 @@ class Encoded(NamedTuple):
         if self.pooled is None:
             raise ValueError("this head needs an encoder with a pooler (pooler=True), or a layer of its own (hidden)")
         return self.pooled
+
+    def last_hidden(self) -> Float[Array, "B D"]:
+        """The hidden state of each row's last token that is no padding."""
+        column = last_column(*self.hidden.shape[:2], self.lengths, self.sequence_ids)
+        return jnp.take_along_axis(self.hidden, column[:, None, None], axis=1)[:, 0]
+
+    def mean_hidden(self) -> Float[Array, "B D"]:
+        """The mean of each row's hidden states that are of no padding; 0 where there is none."""
+        length = self.hidden.shape[1]
+        if self.sequence_ids is not None:
+            real = self.sequence_ids > 0
+        elif self.lengths is not None:
+            real = jnp.arange(length) < self.lengths[:, None]
+        else:
+            real = jnp.ones(self.hidden.shape[:2], bool)
+        total = jnp.sum(jnp.where(real[..., None], self.hidden.astype(jnp.float32), 0.0), axis=1)
+        return (total / jnp.maximum(jnp.sum(real, axis=1, keepdims=True), 1)).astype(self.hidden.dtype)
+
+
+def last_column(
+    rows: int, length: int, lengths: Int[Array, " B"] | None, sequence_ids: Int[Array, "B L"] | None
+) -> Int[Array, " B"]:
+    """The place of the last token of each row that is no padding."""
+    if sequence_ids is not None:
+        return jnp.max(jnp.where(sequence_ids > 0, jnp.arange(length), 0), axis=1)
+    if lengths is not None:
+        return jnp.maximum(lengths - 1, 0)
+    return jnp.full(rows, length - 1)

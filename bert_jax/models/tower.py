@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-from bert_jax.models.encoded import Encoded
+from bert_jax.models.encoded import Encoded, last_column
 from bert_jax.nn.attention import AttentionKind, SelfAttention
 from bert_jax.nn.dot import ComputeDtype, compute_dtype
 from bert_jax.nn.dropout import Dropout, DropoutBits, Places
@@ -60,6 +60,14 @@ class Tower(nn.Module):
     remat: Remat = "none"
     dtype: ComputeDtype = "auto"
 
+    # Whether what is computed of a row is the same however far it is padded, and in whatever row.
+    ignores_padding = True
+
+    @property
+    def layer_sets(self) -> int:
+        """How many layers have parameters of their own, the length of the axis N: all, where none are shared."""
+        return self.num_layers
+
 
 def sized(sizes: Mapping[str, tuple[int, int]], size: str) -> dict[str, int]:
     """Fields of a size `name: (layers, width)`: heads are width / 64, the feed-forward width is 4 x width. Raises
@@ -78,6 +86,8 @@ def encode(
     pooler: bool = False,
     causal: bool = False,
     last_norm: nn.Module | None = None,
+    context: Callable[[Mapping[str, Array]], tuple] = lambda rows: (),
+    numbered: bool = False,
 ) -> Encoded:
     """From a batch to hidden states: embeddings, tower, pooler, packing.
 
@@ -93,6 +103,8 @@ def encode(
         pooler: whether there is one, over the first token or, where tokens see those before them only (`causal`), over
             the last one.
         last_norm: over the tower's output, of layers that begin with their norm; the inner layers stay without.
+        context: what else each layer is called with, made of the rows that are computed.
+        numbered: each layer is called with its number, too, as its last argument (`nn.stack`).
 
     Raises ValueError for rows longer than the position table.
     """
@@ -110,9 +122,12 @@ def encode(
         rows.get("sequence_ids"),
         train,
         token_index,
+        *context(rows),
         count=encoder.num_layers,
+        sets=encoder.layer_sets,
         scan=encoder.scan,
         remat=encoder.remat,
+        numbered=numbered,
     )
     if last_norm is not None:
         hidden = last_norm(hidden)
@@ -134,7 +149,7 @@ def _pooled_token(
     hidden: Float[Array, "R M D"], batch: Mapping[str, Array], packing: Packing | None, causal: bool
 ) -> Float[Array, "B D"]:
     if causal:
-        column = _last(batch)
+        column = last_column(*batch["tokens"].shape, batch.get("lengths"), batch.get("sequence_ids"))
     elif packing:
         column = jnp.zeros_like(batch["lengths"])
     else:
@@ -162,6 +177,7 @@ class Embeddings(nn.Module):
     Attributes:
         segment_types: 0 for none and no table of them.
         first_position: row of the position table that the first token has; RoBERTa's leaves two out.
+        projected: D where the tables are of another width, E, and a projection follows; 0 for none.
     """
 
     vocab_size: int
@@ -173,11 +189,13 @@ class Embeddings(nn.Module):
     init_stddev: float
     dropout_bits: DropoutBits = "hash"
     first_position: int = 0
+    projected: int = 0
+    dtype: ComputeDtype = "auto"
 
     @nn.compact
     def __call__(
         self, batch: Mapping[str, Array], train: bool, token_index: UInt32[Array, "B L"]
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "V D"]]:
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "V E"]]:
         tokens = batch["tokens"]
         words = Table("VD", (self.vocab_size, self.width), self.init_stddev, name="words")
         first = self.first_position
@@ -192,14 +210,19 @@ class Embeddings(nn.Module):
             x += segments(batch["segments"]) if "segments" in batch else segments.table[0]
         x = LayerNorm(self.norm_epsilon, name="norm")(x)
         places = Places.of_tokens(token_index, self.width)
-        return Dropout(self.dropout, self.dropout_bits)(x, train, places), words.table
+        x = Dropout(self.dropout, self.dropout_bits)(x, train, places)
+        if self.projected:
+            x = Linear("BLE,ED->BLD", (self.projected,), self.init_stddev, dtype=self.dtype, name="projection")(x)
+        return x, words.table
 
 
-def embeddings_of(encoder: Tower, segment_types: int = 0, first_position: int = 0) -> "Embeddings":
-    """BERT's embeddings, of an encoder's sizes."""
+def embeddings_of(
+    encoder: Tower, segment_types: int = 0, first_position: int = 0, table_width: int = 0
+) -> "Embeddings":
+    """BERT's embeddings, of an encoder's sizes; with a `table_width` E its tables have that, and are projected."""
     return Embeddings(
         encoder.vocab_size,
-        encoder.width,
+        table_width or encoder.width,
         encoder.max_length,
         segment_types,
         encoder.dropout,
@@ -207,6 +230,8 @@ def embeddings_of(encoder: Tower, segment_types: int = 0, first_position: int = 
         encoder.init_stddev,
         encoder.dropout_bits,
         first_position,
+        encoder.width if table_width else 0,
+        encoder.dtype,
         name="embeddings",
     )
 
@@ -280,13 +305,3 @@ def _token_index(rows: Mapping[str, Array], stride: int, packed: bool) -> UInt32
         row, column = jnp.indices(rows["tokens"].shape, sparse=True)
         row = rows["row"][:, None] if "row" in rows else row
     return row.astype(jnp.uint32) * jnp.uint32(stride) + column.astype(jnp.uint32)
-
-
-def _last(batch: Mapping[str, Array]) -> Int[Array, " B"]:
-    """The place of the last token of each row that is no padding."""
-    rows, length = batch["tokens"].shape
-    if "sequence_ids" in batch:
-        return jnp.max(jnp.where(batch["sequence_ids"] > 0, jnp.arange(length), 0), axis=1)
-    if "lengths" in batch:
-        return jnp.maximum(batch["lengths"] - 1, 0)
-    return jnp.full(rows, length - 1)

@@ -6,7 +6,8 @@ An objective is a Linen module with
 - `__call__(encoded, batch, train) -> {"loss": Mean, ...}`;
 - `predict(encoded, batch) -> {name: array with leading axis B}`; of each token: [B, L, C];
 - `outputs(encoded) -> {name: array with leading axis B}`: its logits, for those who hold a loaded model;
-- `check_encoder(encoder)`: raises ValueError for an encoder that it makes no sense over, where there are such.
+- `check_encoder(encoder)`: raises ValueError for an encoder that it makes no sense over, where there are such;
+- `pairs`: which pairs of segments the corpus must have, where its labels are of such.
 Every average is weighted by `batch["weight"]` [B], which is 0 in the filler rows of a ragged last batch. So that a
 batch can be computed in micro-batches, totals and counts are sums over rows, counts do not depend on parameters, and a
 head's dropout is a function of the number of the row (`Places.of_array(shape, encoded.row)`).

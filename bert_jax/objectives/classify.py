@@ -13,11 +13,19 @@ from bert_jax.nn.dropout import Dropout, Places
 from bert_jax.nn.linear import INIT_STDDEV, Linear
 from bert_jax.nn.losses import Mean, classification
 from bert_jax.nn.mlp import ACTIVATIONS
+from bert_jax.nn.norm import LayerNorm
 
 # What a head over whole texts reads: `none` the pooled output; the others the first token's hidden state, through a
 # layer of the head's own with this activation. RoBERTa's has tanh (fairseq `models/roberta/model.py`,
-# RobertaClassificationHead), DistilBERT's relu (transformers `modeling_distilbert.py`, pre_classifier).
-Hidden = Literal["none", "tanh", "relu"]
+# RobertaClassificationHead), DistilBERT's relu (transformers `modeling_distilbert.py`, pre_classifier), that of
+# ELECTRA in transformers gelu (`modeling_electra.py`, ElectraClassificationHead). `last` is for
+# encoders that read from left to right: the hidden state of the last token that is no padding, as it is, and a
+# projection without bias (transformers `modeling_gpt2.py`, GPT2ForSequenceClassification).
+# ModernBERT's is `gelu_norm` on the first token or, `mean_gelu_norm`, on the mean over the tokens that are no padding:
+# a layer without bias, GELU, a norm without bias (transformers `modeling_modernbert.py`, ModernBertPredictionHead).
+Hidden = Literal["none", "tanh", "relu", "gelu", "last", "gelu_norm", "mean_gelu_norm"]
+
+HIDDEN_NORM_EPSILON = 1e-5  # that of ModernBERT's norms
 
 
 class Classify(nn.Module):
@@ -68,15 +76,29 @@ def pooled_scores(head: nn.Module, encoded: Encoded, count: int, train: bool) ->
             and `hidden`.
         count: C, scores of a row.
     """
-    output = Linear("BD,DC->BC", (count,), head.init_stddev, dtype=str(encoded.hidden.dtype), name="output")
+    dtype = str(encoded.hidden.dtype)
+    output = Linear("BD,DC->BC", (count,), head.init_stddev, head.hidden != "last", dtype, name="output")
     pooled = encoded.pooled_or_error() if head.hidden == "none" else _own_pooled(head, encoded, train)
     return output(Dropout(head.dropout)(pooled, train, Places.of_array(pooled.shape, encoded.row)))
 
 
 def _own_pooled(head: nn.Module, encoded: Encoded, train: bool) -> Float[Array, "B D"]:
-    """The first token's hidden state through a layer of the head's."""
+    """The first token's hidden state through a layer of the head's, or the last one's as it is."""
+    if head.hidden == "last":
+        return encoded.last_hidden()
+    if head.hidden == "mean_gelu_norm":
+        return gelu_norm("BD,DE->BE", encoded.mean_hidden(), head.init_stddev)
     first, dtype = encoded.hidden[:, 0], encoded.hidden.dtype
-    if head.hidden == "tanh":  # RoBERTa's has dropout before the layer, too
+    if head.hidden == "gelu_norm":
+        return gelu_norm("BD,DE->BE", first, head.init_stddev)
+    if head.hidden in ("tanh", "gelu"):  # RoBERTa's and ELECTRA's have dropout before the layer, too
         first = Dropout(head.dropout)(first, train, Places.of_array(first.shape, encoded.row))
     hidden = Linear("BD,DE->BE", first.shape[-1:], head.init_stddev, dtype=str(dtype), name="hidden")(first)
     return (jnp.tanh(hidden) if head.hidden == "tanh" else ACTIVATIONS[head.hidden](hidden)).astype(dtype)
+
+
+def gelu_norm(equation: str, x: Float[Array, "... D"], stddev: float) -> Float[Array, "... E"]:
+    """ModernBERT's hidden layer of a head, which is called from its compact method."""
+    hidden = Linear(equation, x.shape[-1:], stddev, use_bias=False, dtype=str(x.dtype), name="hidden")(x)
+    hidden = ACTIVATIONS["gelu"](hidden)
+    return LayerNorm(HIDDEN_NORM_EPSILON, use_bias=False, name="hidden_norm")(hidden).astype(x.dtype)

@@ -1,6 +1,7 @@
 """Masked language modelling: choose, corrupt, predict (Devlin et al. 2018, section 3.1 and appendix A.1)."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,12 +27,15 @@ class Mlm(nn.Module):
         random_share: those shown as a random token of the whole vocabulary; the rest keep theirs.
         whole_word: predict all pieces of a word or none; the 80/10/10 coin is still tossed for each piece
             (create_pretraining_data.py:391-401).
+        masking: what chooses the positions in its own way, and which of them share a coin: `objectives.spans.Spans`,
+            or another dataclass with its `choose`.
         vocab_size: V; 0 stands for the tokenizer's.
         special_ids: ids of [CLS], [SEP], [MASK]; empty stands for the tokenizer's.
         static: one corruption per instance for the whole training, as the original's prepared data has (with its
             `dupe_factor` copies of each text); by default every visit of an instance is corrupted anew.
         tied: the decoder is the table of token embeddings; False gives it a table of its own.
         activation, norm_epsilon, init_stddev: of the transform, as in the encoder.
+        use_bias: of the transform and its norm; the decoder always has one.
     """
 
     max_predictions: int = 20
@@ -39,6 +43,7 @@ class Mlm(nn.Module):
     mask_share: float = 0.8
     random_share: float = 0.1
     whole_word: bool = False
+    masking: Any = None
     static: bool = False
     vocab_size: int = 0
     special_ids: tuple[int, ...] = ()
@@ -46,6 +51,7 @@ class Mlm(nn.Module):
     activation: Activation = "gelu_tanh"
     norm_epsilon: float = 1e-12
     init_stddev: float = INIT_STDDEV
+    use_bias: bool = True
 
     def for_vocabulary(self, vocab_size: int, special_ids: tuple[int, ...]) -> "Mlm":
         """The same objective over a vocabulary. Raises ValueError where it was made for another one."""
@@ -61,10 +67,12 @@ class Mlm(nn.Module):
 
         Follows create_pretraining_data.py:342-415 row by row: the number of predictions is rounded (half to even) over
         the length with special tokens; [CLS] and [SEP] are never chosen; positions are sorted; rows of fewer than P
-        predictions are filled up with position 0 of weight 0. Needs `continues` [B, L] for whole words.
+        predictions are filled up with position 0 of weight 0. Needs `continues` [B, L] for whole words and `masking`.
         """
         if not self.vocab_size or not self.special_ids:
             raise ValueError("Mlm has no vocabulary: give vocab_size and special_ids, or use for_vocabulary")
+        if self.masking is not None and self.whole_word:
+            raise ValueError("Mlm has both whole_word and masking, and each chooses the positions: give one of them")
         tokens, lengths = batch["tokens"], batch["lengths"]
         choose, coin, draw = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
         cls_id, sep_id, mask_id = self.special_ids
@@ -72,7 +80,10 @@ class Mlm(nn.Module):
         candidate = (tokens != cls_id) & (tokens != sep_id) & (jnp.arange(length) < lengths[:, None])
         score = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(choose)
         count = jnp.asarray(self.prediction_counts(length))[lengths]
-        if self.whole_word:
+        coin_of = None
+        if self.masking is not None:
+            chosen, coin_of = self.masking.choose(choose, candidate, batch["continues"], count)
+        elif self.whole_word:
             chosen = _choose_words(score, candidate, batch["continues"], count)
         else:
             rank = jnp.argsort(jnp.argsort(jnp.where(candidate, score, 2.0), axis=1), axis=1)
@@ -83,6 +94,7 @@ class Mlm(nn.Module):
         positions = jnp.where(weights > 0, positions, 0)
         labels = jnp.where(weights > 0, jnp.take_along_axis(tokens, positions, axis=1), 0)
         toss = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(coin)
+        toss = toss if coin_of is None else jnp.take_along_axis(toss, coin_of, axis=1)
         anything = jax.vmap(lambda key: jax.random.randint(key, (length,), 0, self.vocab_size, tokens.dtype))(draw)
         shown = jnp.where(toss < self.mask_share, mask_id, anything)
         replaced = chosen & (toss < self.mask_share + self.random_share)
@@ -104,28 +116,31 @@ class Mlm(nn.Module):
         """Loss in nats and accuracy over the chosen positions (run_pretraining.py:240-285)."""
         # Gathered first, so that the transform and the vocabulary projection see P rows and not L.
         x = jnp.take_along_axis(encoded.hidden, batch["mlm_positions"][..., None], axis=1)
-        logits = token_logits(self, encoded, x)
+        logits = token_logits(self, encoded, x, self.use_bias)
         labels, weights = batch["mlm_labels"], batch["mlm_weights"]
         return classification(logits, labels, weights)
 
     @nn.compact
     def outputs(self, encoded: Encoded) -> dict[str, Float[Array, "B L V"]]:
         """`mlm_logits` [B, L, V] of every position."""
-        return {"mlm_logits": token_logits(self, encoded, encoded.hidden)}
+        return {"mlm_logits": token_logits(self, encoded, encoded.hidden, self.use_bias)}
 
 
-def token_logits(head: nn.Module, encoded: Encoded, x: Float[Array, "B P D"]) -> Float[Array, "B P V"]:
+def token_logits(
+    head: nn.Module, encoded: Encoded, x: Float[Array, "B P D"], use_bias: bool = True
+) -> Float[Array, "B P V"]:
     """A score for each piece of the vocabulary: transform, norm, decoder (run_pretraining.py:246-268).
 
     Args:
         head: whose parameters they become, called from its compact method; has the fields `activation`,
             `norm_epsilon`, `init_stddev` and `tied`.
         x: hidden states of the positions that are predicted.
+        use_bias: of transform and norm.
     """
     dtype = encoded.hidden.dtype
     pieces, width = encoded.table.shape
-    x = Linear("BPD,DE->BPE", (width,), stddev=head.init_stddev, dtype=str(dtype), name="transform")(x)
-    x = LayerNorm(head.norm_epsilon, name="norm")(ACTIVATIONS[head.activation](x))
+    x = Linear("BPD,DE->BPE", (width,), head.init_stddev, use_bias, str(dtype), name="transform")(x)
+    x = LayerNorm(head.norm_epsilon, use_bias, name="norm")(ACTIVATIONS[head.activation](x))
     bias = head.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("V",)), (pieces,))
     table = encoded.table
     if not head.tied:

@@ -15,6 +15,8 @@ class Nsp(nn.Module):
 
     init_stddev: float = INIT_STDDEV
 
+    pairs = "next"  # What the corpus must have been prepared with.
+
     @nn.compact
     def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:
         """Loss in nats and accuracy against `pair_label` [B]."""

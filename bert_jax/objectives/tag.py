@@ -1,7 +1,7 @@
 """Tagging: a class for every token (Devlin et al. 2018, section 5.3: named entities)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,7 @@ from bert_jax.models.encoded import Encoded
 from bert_jax.nn.dropout import Dropout, Places
 from bert_jax.nn.linear import INIT_STDDEV, Linear
 from bert_jax.nn.losses import Mean, classification
+from bert_jax.objectives.classify import gelu_norm
 
 
 class Tag(nn.Module):
@@ -23,6 +24,7 @@ class Tag(nn.Module):
         labels: the names of the classes, in order, where they are known.
         features: what is read in place of the last layer, a module `(encoded) -> Encoded`: `models.frozen.Frozen`, the
             feature-based approach of the same section, under which the encoder is not trained.
+        hidden: a layer of its own before the dropout: ModernBERT's (`objectives.classify.gelu_norm`).
     """
 
     num_classes: int = 0
@@ -30,6 +32,7 @@ class Tag(nn.Module):
     init_stddev: float = INIT_STDDEV
     labels: tuple[str, ...] = ()
     features: Any = None
+    hidden: Literal["none", "gelu_norm"] = "none"
 
     @nn.compact
     def __call__(self, encoded: Encoded, batch: Mapping[str, Array], train: bool) -> dict[str, Mean]:
@@ -55,8 +58,8 @@ class Tag(nn.Module):
             raise ValueError(f"Tag has num_classes {self.num_classes}: give at least 2")
         if self.features is not None:
             encoded = self.features(encoded)
-        output = Linear(
-            "BLD,DC->BLC", (self.num_classes,), self.init_stddev, dtype=str(encoded.hidden.dtype), name="output"
-        )
-        places = Places.of_array(encoded.hidden.shape, encoded.row)
-        return output(Dropout(self.dropout)(encoded.hidden, train, places))
+        x = encoded.hidden
+        output = Linear("BLD,DC->BLC", (self.num_classes,), self.init_stddev, dtype=str(x.dtype), name="output")
+        if self.hidden == "gelu_norm":
+            x = gelu_norm("BLD,DE->BLE", x, self.init_stddev)
+        return output(Dropout(self.dropout)(x, train, Places.of_array(x.shape, encoded.row)))

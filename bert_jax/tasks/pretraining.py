@@ -57,19 +57,36 @@ class Pretraining:
         return {name: Instances(corpus, tokenizer, self.valid_limit) for name, corpus in held_out.items()}
 
     def prepare(self, learner: nn.Module) -> nn.Module:
+        """The learner. Raises ValueError for an objective over pairs where a corpus has none, or others."""
+        heads = getattr(learner, "objectives", {})
+        wanted = {name: heads[name].pairs for name in heads if getattr(heads[name], "pairs", "")}
+        for folder in (self.corpus, *self.also) if wanted else ():
+            corpus = self._open(folder, "valid" if folder in self.also else "train")
+            for name, pairs in wanted.items():
+                if not corpus.has_pairs:
+                    raise ValueError(
+                        f"{folder} has rows of {corpus.card['rows']} and no pairs of segments, which the objective "
+                        f"{name!r} is about: leave it out, or prepare the corpus with rows pairs"
+                    )
+                if corpus.pairs != pairs:
+                    raise ValueError(
+                        f"the labels of {folder} say {corpus.pairs!r} of a pair, and the objective {name!r} is about "
+                        f"{pairs!r}: leave it out, or prepare the corpus with --pairs {pairs}"
+                    )
         return learner
 
     def baselines(self, train: "Instances", evaluation: "Instances") -> dict[str, float]:
         """What answers reach that ignore the input: always the training split's frequencies, or its commonest token
         or label. `mlm/loss` is the entropy of the tokens in nats, `nsp/loss` that of the labels, of which more than
-        half are random."""
+        half are random; with labels of the order it is `sop/loss`."""
         tokens, labels = train.frequencies()
         held_out_tokens, held_out_labels = evaluation.frequencies()
+        name = {"next": "nsp", "order": "sop"}[train.corpus.pairs]
         return {
             "mlm/loss": _entropy(tokens),
             "mlm/accuracy": float(held_out_tokens[tokens.argmax()]),
-            "nsp/loss": _entropy(labels),
-            "nsp/accuracy": float(held_out_labels[labels.argmax()]),
+            f"{name}/loss": _entropy(labels),
+            f"{name}/accuracy": float(held_out_labels[labels.argmax()]),
         }
 
     metric_names = ()

@@ -1,5 +1,5 @@
-"""Byte-level BPE, GPT-2's and RoBERTa's tokenizer (Radford et al. 2019; Liu et al. 2019, section 4.4), through
-`tokenizers`.
+"""Byte-level BPE, GPT-2's and RoBERTa's tokenizer (Radford et al. 2019, section 2.2; Liu et al. 2019, section 4.4),
+through `tokenizers`.
 
 Every text can be written, since every byte is a piece; nothing is lower-cased or otherwise changed.
 """
@@ -23,10 +23,15 @@ VOCABULARY, MERGES, LIBRARY, CONFIG = "vocab.json", "merges.txt", "tokenizer.jso
 SPACE = "Ġ"  # U+0120: stands for the byte of a space
 # Padding, unknown, class, separator, mask: fairseq's names.
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+# GPT-2's only one: ends a text and begins the next one, and stands for all the others.
+END_OF_TEXT = "<|endoftext|>"
 
 
 class ByteLevelBpe(Tokenizer):
-    """RoBERTa's tokenizer.
+    """RoBERTa's tokenizer, or where the vocabulary has `END_OF_TEXT` and none of RoBERTa's special tokens, GPT-2's.
+
+    GPT-2's puts nothing around a text. Between those of a pair stands `END_OF_TEXT`, as the delimiter of Radford et al.
+    2018 (section 3.3), where `transformers` has nothing.
 
     The names of special tokens have no meaning inside a text: "<mask>" there is three pieces or more, so no text can
     smuggle in a special token. `continues` is True where a piece has no space in front: as with SentencePiece,
@@ -47,7 +52,9 @@ class ByteLevelBpe(Tokenizer):
         pieces = sorted(vocabulary, key=vocabulary.get)
         if [vocabulary[piece] for piece in pieces] != list(range(len(pieces))):
             raise ValueError(f"the ids of the {len(pieces)} pieces are not 0 to {len(pieces) - 1}")
-        if missing := [name for name in SPECIALS if name not in vocabulary]:
+        gpt2 = END_OF_TEXT in vocabulary and not set(SPECIALS) & set(vocabulary)
+        specials = (END_OF_TEXT,) * len(SPECIALS) if gpt2 else SPECIALS
+        if missing := [name for name in specials if name not in vocabulary]:
             raise ValueError(f"the vocabulary ({len(pieces)} pieces) lacks the special tokens {' '.join(missing)}")
         if missing := sorted(set(pre_tokenizers.ByteLevel.alphabet()) - set(vocabulary)):
             raise ValueError(f"the vocabulary ({len(pieces)} pieces) lacks {len(missing)} of 256 bytes: {missing[0]!r}")
@@ -58,11 +65,12 @@ class ByteLevelBpe(Tokenizer):
         content = json.dumps({"kind": "bpe", "prefix_space": prefix_space, "pieces": pieces, "merges": merges})
         super().__init__(
             pieces,
-            SPECIALS,
-            continues=np.array([not piece.startswith(SPACE) and piece not in SPECIALS for piece in pieces]),
+            specials,
+            continues=np.array([not piece.startswith(SPACE) and piece not in specials for piece in pieces]),
             fingerprint=hashlib.sha256(content.encode()).hexdigest(),
-            separators=2,
+            separators=1 if gpt2 else 2,
             word_prefix="" if prefix_space else " ",
+            framed=not gpt2,
         )
         self.prefix_space, self._merges = prefix_space, merges
         self._library = Library(models.BPE(dict(vocabulary), merges))
@@ -87,10 +95,12 @@ class ByteLevelBpe(Tokenizer):
         return text.removeprefix(" ") if self.prefix_space else text
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write `vocab.json`, `merges.txt` and `tokenizer_config.json`, which Hugging Face's RobertaTokenizer opens."""
+        """Write `vocab.json`, `merges.txt` and `tokenizer_config.json`, which Hugging Face's RobertaTokenizer or
+        GPT2Tokenizer opens."""
         vocabulary = {piece: i for i, piece in enumerate(self.pieces)}
         merges = "".join(f"{left} {right}\n" for left, right in self._merges)
-        config = {"add_prefix_space": self.prefix_space, "tokenizer_class": "RobertaTokenizer"}
+        kind = "RobertaTokenizer" if self.framed else "GPT2Tokenizer"
+        config = {"add_prefix_space": self.prefix_space, "tokenizer_class": kind}
         write_new(Path(folder) / VOCABULARY, (json.dumps(vocabulary, ensure_ascii=False) + "\n").encode())
         write_new(Path(folder) / MERGES, f"#version: 0.2\n{merges}".encode())
         write_new(Path(folder) / CONFIG, (json.dumps(config, indent=2) + "\n").encode())

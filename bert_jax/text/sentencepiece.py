@@ -32,7 +32,7 @@ class SentencePiece(Tokenizer):
         if not isinstance(model, bytes) and not Path(model).is_file():
             raise FileNotFoundError(f"SentencePiece model {source} does not exist")
         self._content = model if isinstance(model, bytes) else Path(model).read_bytes()
-        self._library = _parse(self._content, source)
+        self._library = parse(self._content, source)
         library, ids = self._library, range(self._library.get_piece_size())
         pieces = library.id_to_piece(list(ids))
         super().__init__(
@@ -67,7 +67,8 @@ class SentencePiece(Tokenizer):
         write_new(Path(folder) / "spiece.model", self._content)
 
 
-def _parse(content: bytes, source: str) -> sentencepiece.SentencePieceProcessor:
+def parse(content: bytes, source: str) -> sentencepiece.SentencePieceProcessor:
+    """The library's model of a file's content. Raises ValueError, naming the source, for what is none."""
     if not content:
         raise ValueError(f"SentencePiece model {source} is empty")
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 # The files that `load` looks for.
-FILES = ("vocab.txt", "spiece.model", "vocab.json", "merges.txt", "tokenizer.json")
+FILES = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "tokenizer.json")
 # Padding, unknown, class, separator, mask, as BERT's vocabularies name them.
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -38,6 +38,7 @@ class Tokenizer(abc.ABC):
     pieces: the V tokens in the order of their ids; "" for an id that no text can produce.
     vocab_size: V.
     pad_id, unk_id, cls_id, sep_id, mask_id: ids of the five special tokens.
+    framed: whether [CLS] and a last [SEP] stand around what is read; GPT-2's tokenizer has neither.
     separators: how many [SEP] stand between the texts of a pair. RoBERTa's pairs have two, and tell the texts apart by
       nothing else: all their segments are 0.
     word_prefix: what a word given alone needs in front to be read as it is inside a text.
@@ -54,6 +55,7 @@ class Tokenizer(abc.ABC):
         fingerprint: str,
         separators: int = 1,
         word_prefix: str = "",
+        framed: bool = True,
     ):
         """Arguments as the attributes; specials: which pieces are padding, unknown, class, separator and mask."""
         self.pieces = tuple(pieces)
@@ -62,7 +64,7 @@ class Tokenizer(abc.ABC):
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
         self.continues = continues
         self.fingerprint = fingerprint
-        self.separators, self.word_prefix = separators, word_prefix
+        self.separators, self.word_prefix, self.framed = separators, word_prefix, framed
 
     @abc.abstractmethod
     def encode(self, text: str) -> Encoding:
@@ -81,8 +83,8 @@ class Tokenizer(abc.ABC):
         """Write the tokenizer's files into `folder`, made if need be. A file that differs is never overwritten."""
 
     def encode_pair(self, a: str, b: str | None = None, *, max_length: int) -> Encoding:
-        """`[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, or with two separators `[CLS] a [SEP] [SEP] b [SEP]`, cut to
-        `max_length` tokens as the original's fine-tuning does.
+        """`[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, or with two separators `[CLS] a [SEP] [SEP] b [SEP]`, or without
+        a frame `a` or `a [SEP] b`, cut to `max_length` tokens as the original's fine-tuning does.
 
         A single text loses its last tokens; a pair loses the last token of the longer text, and of `b` where both are
         equally long, one at a time until it fits (run_classifier.py:386-443, 557-571).
@@ -99,18 +101,20 @@ class Tokenizer(abc.ABC):
         return self.join(*cut)
 
     def join(self, *texts: Encoding) -> Encoding:
-        """One text or a pair, as `encode_pair` has them, of any length."""
-        ids, offsets, segments = [[self.cls_id]], [[(0, 0)]], [[0]]
+        """One text or a pair, as `encode_pair` has them, of any length. Without a frame, no text is one [SEP]."""
+        before = int(self.framed)
+        ids, offsets, segments = [[self.cls_id] * before], [np.zeros((before, 2))], [[0] * before]
         for segment, text in enumerate(texts):
-            after = self.separators if segment + 1 < len(texts) else 1
+            last = 1 if self.framed or not sum(len(text.ids) for text in texts) else 0
+            after = self.separators if segment + 1 < len(texts) else last
             ids += [text.ids, [self.sep_id] * after]
-            offsets += [text.offsets, [(0, 0)] * after]
+            offsets += [text.offsets, np.zeros((after, 2))]
             segments += [[segment if self.separators == 1 else 0] * (len(text.ids) + after)]
-        return Encoding(*(np.concatenate(parts, dtype=np.int32) for parts in (ids, offsets, segments)))
+        return Encoding(*(np.concatenate(parts, dtype=np.int32, casting="unsafe") for parts in (ids, offsets, segments)))
 
     def special_tokens(self, texts: int) -> int:
         """How many special tokens there are around so many texts, 1 or 2."""
-        return 2 + (texts - 1) * self.separators
+        return (2 if self.framed else 0) + (texts - 1) * self.separators
 
     def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """The pieces of the ids. Raises ValueError for an id outside the vocabulary."""
@@ -123,7 +127,8 @@ class Tokenizer(abc.ABC):
 
 def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
     """Open a saved tokenizer: SentencePiece from `spiece.model`, WordPiece from `vocab.txt`, byte-level BPE from
-    `vocab.json` with `merges.txt`, or one of the latter two from `tokenizer.json`.
+    `vocab.json` with `merges.txt`, XLM-R's from `sentencepiece.bpe.model`, or one of the latter three from
+    `tokenizer.json`.
 
     lowercase: WordPiece only. None takes `do_lower_case` from `tokenizer_config.json`; where that does not say, a
       vocabulary with a capital letter from A to Z in any piece but the bracketed ones is cased, any other is uncased
@@ -133,7 +138,7 @@ def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
     Raises FileNotFoundError when the folder or its tokenizer file is missing; ValueError when the folder holds both
     kinds, contradicts `lowercase`, or asks for an option that BERT's tokenizer does not have.
     """
-    from bert_jax.text import bpe
+    from bert_jax.text import bpe, fairseq_sentencepiece
     from bert_jax.text.sentencepiece import SentencePiece
     from bert_jax.text.wordpiece import WordPiece, has_capitals, read_library, read_vocabulary
 
@@ -147,6 +152,10 @@ def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
         if lowercase is not None:
             raise ValueError(f"lowercase={lowercase} does not apply to {model_file}, which holds its own rules")
         return SentencePiece(model_file)
+    if fairseq_sentencepiece.is_saved_in(folder):
+        if lowercase is not None:
+            raise ValueError(f"lowercase={lowercase} does not apply to XLM-R's tokenizer, which keeps the case")
+        return fairseq_sentencepiece.read(folder)
     library_file = folder / "tokenizer.json"
     if bpe.is_saved_in(folder):
         if vocab_file.exists():
@@ -157,7 +166,7 @@ def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
     if not vocab_file.exists() and not library_file.exists():
         raise FileNotFoundError(
             f"{folder} holds neither vocab.txt nor tokenizer.json (WordPiece), nor spiece.model (SentencePiece), nor "
-            f"{bpe.VOCABULARY} with {bpe.MERGES} (byte-level BPE)"
+            f"{bpe.VOCABULARY} with {bpe.MERGES} (byte-level BPE), nor {fairseq_sentencepiece.MODEL} (XLM-R)"
         )
     saved = _saved_case(folder / "tokenizer_config.json")
     if not vocab_file.exists():

@@ -11,7 +11,7 @@ threads the set of the pieces, depend on the number of threads. Hence `train_wor
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,11 +70,18 @@ def train_sentencepiece(
     return sentencepiece_of_counts(count_spaced(texts), vocab_size, lowercase, coverage)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, prefix_space: bool = True, min_frequency: int = 2) -> ByteLevelBpe:
+def train_bpe(
+    texts: Iterable[str],
+    vocab_size: int,
+    prefix_space: bool = True,
+    min_frequency: int = 2,
+    specials: Sequence[str] = bpe.SPECIALS,
+) -> ByteLevelBpe:
     """A byte-level BPE vocabulary (Sennrich et al. 2016, arXiv:1508.07909, over bytes) of exactly `vocab_size` pieces.
 
     <s> <pad> </s> <unk> are ids 0 to 3 and <mask> is the last, as in RoBERTa; between them are the 256 bytes, and then
-    the pieces in the order in which they were joined. Capitals and accents are kept.
+    the pieces in the order in which they were joined. Capitals and accents are kept. With the `specials`
+    (bpe.END_OF_TEXT,) it is GPT-2's, whose bytes have the ids from 0 on.
 
     texts: read once; a generator will do. White space teaches nothing but the space before a word.
     prefix_space: read every text as if it began with a space: a corpus is encoded sentence by sentence, and their first
@@ -83,7 +90,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, prefix_space: bool = True, 
 
     Raises ValueError for a text without words or a `vocab_size` that does not fit the text.
     """
-    return bpe_of_counts(count_spaced(texts), vocab_size, prefix_space, min_frequency)
+    return bpe_of_counts(count_spaced(texts), vocab_size, prefix_space, min_frequency, specials)
 
 
 def count_words(texts: Iterable[str], lowercase: bool) -> Counter[str]:
@@ -231,19 +238,23 @@ def sentencepiece_of_counts(
 
 
 def bpe_of_counts(
-    words: Mapping[str, int], vocab_size: int, prefix_space: bool = True, min_frequency: int = 2
+    words: Mapping[str, int],
+    vocab_size: int,
+    prefix_space: bool = True,
+    min_frequency: int = 2,
+    specials: Sequence[str] = bpe.SPECIALS,
 ) -> ByteLevelBpe:
     """`train_bpe` for words already counted by `count_spaced`."""
     if not words:
         raise ValueError("the text has no words to train on")
     bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
-    smallest = len(bpe.SPECIALS) + len(bytes_)
+    smallest = len(specials) + len(bytes_)
     if vocab_size < smallest:
         raise ValueError(f"vocab_size is {vocab_size}, but the special tokens and the 256 bytes take {smallest}")
     library = Library(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(bpe.SPECIALS),
+        vocab_size=vocab_size - len(specials),
         min_frequency=min_frequency,
         show_progress=False,
         initial_alphabet=bytes_,
@@ -251,14 +262,18 @@ def bpe_of_counts(
     # A space ends no word here: it would be a word of its own.
     library.train_from_iterator((line.rstrip(" ") for line in _repeated(dict(sorted(words.items())))), trainer)
     found = library.get_vocab()
-    if len(found) + len(bpe.SPECIALS) < vocab_size:
-        most = len(found) + len(bpe.SPECIALS)
+    if len(found) + len(specials) < vocab_size:
+        most = len(found) + len(specials)
         raise ValueError(
             f"the text has only {most} pieces (pairs seen {min_frequency} times or more), fewer than "
             f"vocab_size={vocab_size}: ask for at most {most}, or give more text"
         )
-    pad, unknown, start, end, mask = bpe.SPECIALS
-    pieces = [start, pad, end, unknown, *sorted(found, key=found.get), mask]
+    pieces = sorted(found, key=found.get)
+    if len(specials) == 1:
+        pieces += specials
+    else:
+        pad, unknown, start, end, mask = specials
+        pieces = [start, pad, end, unknown, *pieces, mask]
     merges = json.loads(library.to_str())["model"]["merges"]
     return ByteLevelBpe({piece: i for i, piece in enumerate(pieces)}, [tuple(pair) for pair in merges], prefix_space)
 

@@ -170,7 +170,8 @@ def depths(params):
     def depth(names, leaf):
         if "layers" in names:
             return jnp.arange(1, leaf.shape[0] + 1).reshape(-1, *(1,) * (leaf.ndim - 1))
-        return jnp.int32(0 if "embeddings" in names else top)
+        embeds = any(name.startswith("embeddings") for name in names)  # or projects them: `embeddings_project`
+        return jnp.int32(0 if embeds else top)
 
     of_leaves = [depth(names, leaf) for names, (_, leaf) in zip(parts, named, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(params), of_leaves), top

@@ -26,10 +26,11 @@ def stored(*documents: Sequence[int], dtype: str = "<u2") -> TokenStore:
 
 
 def built(
-    store: TokenStore, document: int, seed: int = 0, max_seq_length: int = 128, short_seq_prob: float = 0.0
+    store: TokenStore, document: int, seed: int = 0, max_seq_length: int = 128, short_seq_prob: float = 0.0, **options
 ) -> list[Instance]:
     rng = document_random(seed, "train", 0, document)
-    return list(document_instances(store, document, rng, max_seq_length=max_seq_length, short_seq_prob=short_seq_prob))
+    options |= {"max_seq_length": max_seq_length, "short_seq_prob": short_seq_prob}
+    return list(document_instances(store, document, rng, **options))
 
 
 class Scripted(random.Random):
@@ -46,6 +47,45 @@ class Scripted(random.Random):
         low, high, value = self.draws.pop(0)
         assert (low, high) == (a, b)
         return value
+
+
+def test_pairs_in_order_or_swapped_by_hand():
+    """The draws of ALBERT's code: there is none for a random next, which a chunk of one sentence has nevertheless, and
+    two segments are swapped before they are cut."""
+    store = stored([4, 3, 5, 2, 9, 12], [6, 1, 7])  # sentences at 0-4-7-12-14-23-35, of document 1 from 35
+    rng = Scripted(
+        0.5,  # not short: the target is 13 - 3 = 10 tokens
+        (1, 2, 1),  # the chunk is 4 + 3 + 5: A is its first sentence
+        0.4,  # swapped
+        *[0.2, 0.9],  # the 8 tokens of A, which were those of B, lose one in front and one at the back
+        (1, 1, 1),  # the chunk is 2 + 9
+        0.6,  # not swapped
+        0.2,  # B loses its first token
+        *[(0, 1, 1), (0, 2, 1)],  # the chunk is 12 alone: another document, from its second sentence on
+        *[0.7, 0.7, 0.7],  # A 12 + B 1 > 10
+    )
+    found = list(document_instances(store, 0, rng, max_seq_length=13, short_seq_prob=0.1, pairs="order"))
+    assert [tuple(map(int, instance)) for instance in found] == [
+        (5, 11, 0, 4, 0, 0, 1, 0, 1),
+        (12, 14, 15, 23, 0, 0, 1, 0, 0),
+        (23, 32, 41, 42, 1, 0, 1, 0, 0),
+    ]
+    assert not rng.draws
+    pack = RecordPacker(store, 100, 101)
+    assert [np.frombuffer(pack(instance), "<u2")[0] for instance in found] == [1, 0, 1]
+
+
+def test_half_of_the_pairs_are_swapped():
+    """Of those that are two consecutive segments; both segments are of the text, and beside each other."""
+    store, swapped = stored([4] * 9, [3] * 5), []
+    for seed in range(1500):
+        for instance in built(store, 0, seed, max_seq_length=23, pairs="order"):
+            if not instance.random_next:
+                a, b = instance[:2], instance[2:4]
+                first, second = (b, a) if instance.swapped else (a, b)
+                assert first[1] == second[0] and second[1] <= 36
+                swapped.append(instance.swapped)
+    assert len(swapped) >= 1500 and chisquare(np.bincount(swapped)).pvalue > 1e-3
 
 
 def test_a_document_worked_through_by_hand():

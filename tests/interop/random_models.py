@@ -7,13 +7,21 @@ import jax
 import numpy as np
 
 from bert_jax.learners.multitask import Multitask
+from bert_jax.models.albert import Albert
 from bert_jax.models.bert import Bert
 from bert_jax.models.distilbert import DistilBert
+from bert_jax.models.electra import Electra
+from bert_jax.models.fnet import Fnet
+from bert_jax.models.gpt2 import Gpt2
+from bert_jax.models.modernbert import ModernBert
 from bert_jax.models.roberta import Roberta
+from bert_jax.objectives.causal_lm import CausalLm
 from bert_jax.objectives.choice import Choice
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.nsp import Nsp
+from bert_jax.objectives.rtd import Rtd
+from bert_jax.objectives.sop import Sop
 from bert_jax.objectives.span import Span
 from bert_jax.objectives.tag import Tag
 from bert_jax.pretrained import Pretrained
@@ -78,6 +86,69 @@ FAMILY = {
             "DistilBertForMultipleChoice": ({"choice": Choice(2, 0.2, hidden="relu")}, False),
         },
     ),
+    "albert": (
+        Albert,
+        0,
+        {
+            "AlbertModel": ({}, True),
+            "AlbertForPreTraining": ({"mlm": Mlm(), "sop": Sop()}, True),
+            "AlbertForMaskedLM": ({"mlm": Mlm()}, False),
+            "AlbertForSequenceClassification": ({"classify": Classify(3, 0.2, labels=LABELS)}, True),
+            "AlbertForTokenClassification": ({"tag": Tag(3, 0.2, labels=LABELS)}, False),
+            "AlbertForQuestionAnswering": ({"span": Span(over_padding=True)}, False),
+            "AlbertForMultipleChoice": ({"choice": Choice(2, 0.2)}, True),
+        },
+    ),
+    "gpt2": (
+        Gpt2,
+        -1,  # the last of the vocabulary
+        {
+            "GPT2Model": ({}, False),
+            "GPT2LMHeadModel": ({"lm": CausalLm(transform=False)}, False),
+            "GPT2ForSequenceClassification": ({"classify": Classify(3, 0.2, labels=LABELS, hidden="last")}, False),
+            "GPT2ForTokenClassification": ({"tag": Tag(3, 0.2, labels=LABELS)}, False),
+        },
+    ),
+    "electra": (
+        Electra,
+        0,
+        {
+            "ElectraModel": ({}, False),
+            "ElectraForPreTraining": ({"rtd": Rtd()}, False),
+            "ElectraForMaskedLM": ({"mlm": Mlm()}, False),
+            "ElectraForSequenceClassification": ({"classify": Classify(3, 0.2, labels=LABELS, hidden="gelu")}, False),
+            "ElectraForTokenClassification": ({"tag": Tag(3, 0.2, labels=LABELS)}, False),
+            "ElectraForQuestionAnswering": ({"span": Span(over_padding=True)}, False),
+        },
+    ),
+    "fnet": (
+        Fnet,
+        4,  # of padding theirs is 3, of which they learn nothing: here it is a token as any other
+        {
+            "FNetModel": ({}, True),
+            "FNetForPreTraining": ({"mlm": Mlm(), "nsp": Nsp()}, True),
+            "FNetForMaskedLM": ({"mlm": Mlm()}, True),
+            "FNetForNextSentencePrediction": ({"nsp": Nsp()}, True),
+            "FNetForSequenceClassification": ({"classify": Classify(3, 0.1, labels=LABELS)}, True),
+            "FNetForTokenClassification": ({"tag": Tag(3, 0.1, labels=LABELS)}, True),
+            "FNetForQuestionAnswering": ({"span": Span(over_padding=True)}, True),
+            "FNetForMultipleChoice": ({"choice": Choice(2, 0.1)}, True),
+        },
+    ),
+    "modernbert": (
+        ModernBert,
+        0,
+        {
+            "ModernBertModel": ({}, False),
+            "ModernBertForMaskedLM": ({"mlm": Mlm(use_bias=False)}, False),
+            "ModernBertForSequenceClassification": (
+                {"classify": Classify(3, 0.2, labels=LABELS, hidden="gelu_norm")},
+                False,
+            ),
+            "ModernBertForTokenClassification": ({"tag": Tag(3, 0.2, labels=LABELS, hidden="gelu_norm")}, False),
+            "ModernBertForMultipleChoice": ({"choice": Choice(2, 0.2, hidden="gelu_norm")}, False),
+        },
+    ),
 }
 FAMILY_CLASSES = [(member, name) for member, (*_, classes) in FAMILY.items() for name in classes]
 
@@ -98,6 +169,7 @@ def random_model(objectives, seed: int = 0, tokenizer=None, kind: type = Bert, *
     fields = TINY | overrides
     if kind is not Bert:
         known = {field.name for field in dataclasses.fields(kind)} - {"segment_types"}
+        known -= {"num_heads"} if kind is Fnet else set()
         fields = {name: value for name, value in fields.items() if name in known}
     encoder = kind(**fields)
     objectives = {
@@ -111,7 +183,10 @@ def random_model(objectives, seed: int = 0, tokenizer=None, kind: type = Bert, *
 
     def draw(path, leaf):
         mean = 1.0 if path[-1].key == "scale" else 0.0
-        return rng.normal(mean, 0.2, leaf.shape).astype(np.float32)
+        drawn = rng.normal(mean, 0.2, leaf.shape).astype(np.float32)
+        if kind is ModernBert and path[-2].key == "attention_norm":
+            drawn[0] = 1.0  # of no layer
+        return drawn
 
     batch = {"tokens": jax.ShapeDtypeStruct((1, 1), np.int32)}
     shapes = jax.eval_shape(lambda batch: model.init(jax.random.key(0), batch, method="outputs"), batch)

@@ -67,7 +67,7 @@ def test_probabilities():
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
 
 
-@pytest.mark.parametrize("hidden", ["tanh", "relu"])
+@pytest.mark.parametrize("hidden", ["tanh", "relu", "gelu"])
 def test_a_layer_of_its_own(hidden):
     """It reads the first token in place of the pooled output, which need not be there."""
     states = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 6)), jnp.float32)
@@ -76,9 +76,8 @@ def test_a_layer_of_its_own(hidden):
     variables = nn.unbox(head.init(jax.random.key(0), encoded, method="outputs"))
     params = jax.tree.map(lambda leaf: leaf + 0.3, variables["params"])
     own, output = params["hidden"], params["output"]
-    activated = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}[hidden](
-        states[:, 0] @ own["kernel"] + own["bias"]
-    )
+    functions = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "gelu": lambda x: x * (1 + erf(x / 2**0.5)) / 2}
+    activated = functions[hidden](states[:, 0] @ own["kernel"] + own["bias"])
     found = head.apply({"params": params}, encoded, method="outputs")["logits"]
     np.testing.assert_allclose(found, activated @ output["kernel"] + output["bias"], atol=1e-5)
     with pytest.raises(ValueError, match=r"with a pooler .*, or a layer of its own"):

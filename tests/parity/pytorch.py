@@ -9,6 +9,7 @@ import transformers
 from bert_jax.interop import names
 
 AUTO = {  # by what follows the name of the member
+    "LMHeadModel": transformers.AutoModelForCausalLM,
     "Model": transformers.AutoModel,
     "ForPreTraining": transformers.AutoModelForPreTraining,
     "ForMaskedLM": transformers.AutoModelForMaskedLM,
@@ -46,10 +47,17 @@ def theirs(model: torch.nn.Module, inputs, labels, head: str) -> tuple[dict, flo
     model.zero_grad()
     found = model(**tensors(inputs), **tensors(labels), output_hidden_states=True)
     outputs = {"hidden": found.hidden_states[-1]}
+    if model.config.model_type == "fnet":  # whose list lacks the last
+        rows = {name: value.reshape(-1, value.shape[-1]) for name, value in tensors(inputs).items()}
+        outputs["hidden"] = model.base_model(**rows).last_hidden_state
     pooler = getattr(model.base_model, "pooler", None)
-    if pooler is not None:
+    if isinstance(pooler, torch.nn.Linear):  # ALBERT's
+        outputs["pooled"] = model.base_model.pooler_activation(pooler(outputs["hidden"][:, 0]))
+    elif pooler is not None:
         outputs["pooled"] = pooler(outputs["hidden"])
-    if "prediction_logits" in found:
+    if "sop_logits" in found:
+        outputs |= {"mlm_logits": found.prediction_logits, "sop_logits": found.sop_logits}
+    elif "prediction_logits" in found:
         outputs |= {"mlm_logits": found.prediction_logits, "nsp_logits": found.seq_relationship_logits}
     elif "start_logits" in found:
         outputs[head] = torch.stack([found.start_logits, found.end_logits], -1)
@@ -66,7 +74,7 @@ def theirs(model: torch.nn.Module, inputs, labels, head: str) -> tuple[dict, flo
 def gradients(model: torch.nn.Module) -> dict[str, np.ndarray]:
     """The gradients of all parameters. Without tying, what counts is the decoder's bias, which is the head's here."""
     found = dict(model.named_parameters())
-    for head in ("cls.predictions", "lm_head"):
+    for head in ("cls.predictions", "predictions", "lm_head"):
         if f"{head}.decoder.bias" in found:
             found[f"{head}.bias"] = found.pop(f"{head}.decoder.bias")
     return {name: parameter.grad.double().numpy() for name, parameter in found.items()}
@@ -103,7 +111,7 @@ def with_own_scale(gradient: dict) -> dict:
     if gradient.get("classifier.bias", np.zeros(2)).shape == (1,):  # of choices: a softmax over rows
         pairs.append(("classifier.weight", "classifier.bias"))
     if "qa_outputs.bias" in gradient:
-        ends = ("output.LayerNorm.bias", "output_layer_norm.bias")
+        ends = ("output.LayerNorm.bias", "output_layer_norm.bias", "full_layer_layer_norm.bias")
         last = max(name for name in gradient if name.endswith(ends) and "attention" not in name)
         pairs += [(name.replace("bias", "weight"), name) for name in ("qa_outputs.bias", last)]
     for scale, name in pairs:

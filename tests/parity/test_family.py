@@ -21,7 +21,12 @@ from tests.parity.pytorch import gradients, opened, ours, tensors, theirs, with_
 from tests.parity.test_numbers import HEADS, assert_parity, pretraining_labels
 
 LENGTHS = (1, 17, 128, 512)
-PRETRAINING = [("roberta", "RobertaForMaskedLM"), ("distilbert", "DistilBertForMaskedLM")]
+PRETRAINING = [
+    ("roberta", "RobertaForMaskedLM"),
+    ("distilbert", "DistilBertForMaskedLM"),
+    ("electra", "ElectraForMaskedLM"),
+    ("modernbert", "ModernBertForMaskedLM"),
+]
 # Of each, fields that differ from the defaults.
 CONFIGURATIONS = {
     "as released": {},
@@ -33,11 +38,12 @@ CONFIGURATIONS = {
 def batches_of(member, model, length, pad=None):
     """(our batch, their inputs) of four rows, whole and padded: padding is the id of padding, or the one that is given,
     and no token is the former, from which theirs count positions and which has no gradient there."""
-    pad = FAMILY[member][1] if pad is None else pad
+    pad = FAMILY[member][1] % model.encoder.vocab_size if pad is None else pad
     rng = np.random.default_rng(length)
     lengths = np.array([length, max(1, length * 2 // 3), length, max(1, length // 3)], np.int32)
     mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
-    tokens = np.where(mask, rng.integers(2, model.encoder.vocab_size, mask.shape), pad).astype(np.int32)
+    first = 4 if member == "fnet" else 2
+    tokens = np.where(mask, rng.integers(first, model.encoder.vocab_size - 1, mask.shape), pad).astype(np.int32)
     return {"tokens": tokens, "lengths": lengths}, {"input_ids": tokens, "attention_mask": mask}
 
 
@@ -60,17 +66,17 @@ def assert_the_same(compare, p, model, batch, labels, inputs, wanted, head):
 def test_pretraining(compare, tmp_path, member, name, configuration, length):
     """Hidden states, logits, loss and all gradients of the masked LM, with padding."""
     fields = {"max_length": 512, "activation": "gelu"} | CONFIGURATIONS[configuration]
-    if member == "distilbert":
+    if member in ("distilbert", "modernbert"):
         fields.pop("norm_epsilon", None)  # theirs has but one
     p = family_model(member, name, **fields)
-    head = Mlm(tied=configuration != "untied", activation=fields["activation"])
+    head = p.model.objectives["mlm"].clone(tied=configuration != "untied", activation=fields["activation"])
     head = head.clone(norm_epsilon=p.model.encoder.norm_epsilon)
-    if member == "roberta":
+    if member in ("roberta", "electra", "modernbert"):  # whose heads have their own
         head = head.clone(activation="gelu")
     p.model.objectives["mlm"] = head
     if not head.tied:
         rng = np.random.default_rng(1)
-        shape = p.model.encoder.vocab_size, p.model.encoder.width
+        shape = p.params["encoder"]["embeddings"]["words"]["table"].shape
         p.params["objectives_mlm"]["decoder"] = rng.normal(0, 0.2, shape).astype(np.float32)
     p.save(tmp_path / "saved")
     batch, inputs = batches_of(member, p.model, length)
@@ -78,14 +84,14 @@ def test_pretraining(compare, tmp_path, member, name, configuration, length):
     assert_the_same(compare, p, opened(tmp_path / "saved", name), batch, labels, inputs, wanted, "mlm_logits")
 
 
-@pytest.mark.parametrize(("member", "name"), [(m, n) for m, n in FAMILY_CLASSES if not n.endswith(("Model", "LM"))])
+@pytest.mark.parametrize(("member", "name"), [(m, n) for m, n in FAMILY_CLASSES if not n.endswith(("Model", "LM", "PreTraining"))])
 def test_heads(compare, tmp_path, member, name):
     """The heads of fine-tuning: logits, loss and all gradients, of the folder that we wrote."""
     p = family_model(member, name, activation="gelu")
     p.save(tmp_path / "saved")
     # Spans have a softmax over padding, too: so what stands there must have a position, and a gradient.
     batch, inputs = batches_of(member, p.model, 17, 5 if name.endswith("QuestionAnswering") else None)
-    own = f"Bert{name[len('Roberta' if member == 'roberta' else 'DistilBert') :]}"
+    own = f"Bert{name[name.index('For') :]}"
     if HEADS[own] is None:
         tags = np.random.default_rng(0).integers(0, 3, (4, 17))
         tags[inputs["attention_mask"] == 0] = -100
@@ -132,20 +138,37 @@ def test_theirs_here(compare, tmp_path, member, name):
         assert torch.equal(again[key], value), key
 
 
+THEIRS = {  # of each member, their configuration of the tiny size
+    "roberta": (
+        transformers.RobertaConfig,
+        CONFIG | {"max_position_embeddings": 19, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+    ),
+    "distilbert": (
+        transformers.DistilBertConfig,
+        {"vocab_size": 67, "n_layers": 2, "dim": 36, "n_heads": 3, "hidden_dim": 52, "max_position_embeddings": 17},
+    ),
+    "gpt2": (
+        transformers.GPT2Config,
+        {"vocab_size": 67, "n_layer": 2, "n_embd": 36, "n_head": 3, "n_inner": 52, "n_positions": 17}
+        | dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 66),
+    ),
+    "albert": (transformers.AlbertConfig, CONFIG | {"embedding_size": 20}),
+    "electra": (transformers.ElectraConfig, CONFIG | {"embedding_size": 20}),
+    "fnet": (
+        transformers.FNetConfig,
+        {name: value for name, value in CONFIG.items() if name != "num_attention_heads"},
+    ),
+    "modernbert": (transformers.ModernBertConfig, CONFIG | {"pad_token_id": 0, "local_attention": 8}),
+}
+
+
 def theirs_of(member, name):
     """A random model of theirs, biases included, with all rows of the tables that have no gradient."""
     labels = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
     labelled = name.endswith(("SequenceClassification", "TokenClassification"))
     torch.manual_seed(0)
-    if member == "roberta":
-        config = transformers.RobertaConfig(
-            **CONFIG | {"max_position_embeddings": 19, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
-            **labels if labelled else {},
-        )
-    else:
-        sizes = {"n_layers": 2, "dim": 36, "n_heads": 3, "hidden_dim": 52, "max_position_embeddings": 17}
-        config = transformers.DistilBertConfig(vocab_size=67, **sizes, **labels if labelled else {})
-    model = getattr(transformers, name)(config).eval()
+    kind, fields = THEIRS[member]
+    model = getattr(transformers, name)(kind(**fields, **labels if labelled else {})).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
