@@ -6,7 +6,6 @@ restores the experiment of a workdir and evaluates it again, without training.
 """
 
 import csv
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import tyro
 
 from bert_jax.data.loader import EvaluationBatches, Source
 from bert_jax.data.packing import Layout, Padding
-from bert_jax.experiment import Experiment
+from bert_jax.experiment import Experiment, one_line_errors
 from bert_jax.pretrained import load_experiment
 from bert_jax.resolve import Resolved, resolve
 from bert_jax.training.optim import BertAdam
@@ -134,10 +133,8 @@ def main(workdir: tyro.conf.Positional[Path], checkpoint: Literal["best", "lates
         workdir: of the run; its predictions files are written anew.
         checkpoint: which of its checkpoints.
     """
-    try:
+    with one_line_errors():
         run, step, params = restore(workdir, checkpoint)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     (metrics,) = evaluate_all(run, step, params, [run.experiment.seed], [workdir])
     for name, value in metrics.items():
         print(f"{name} {value:.4f}")

@@ -1,5 +1,6 @@
 """An experiment: what is trained, on what, how; its command line, and its record in the workdir."""
 
+import contextlib
 import dataclasses
 import datetime
 import importlib
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -176,6 +177,17 @@ def command_line(config: Callable[..., Experiment], args: list[str] | None = Non
     return run.workdir, run.experiment, run.find_batch_size
 
 
+@contextlib.contextmanager
+def one_line_errors(*more: type[Exception]) -> Iterator[None]:
+    """Bad input, and what else is named, ends the program with one line; `python -X dev` shows where it was found."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError, *more) as error:
+        if sys.flags.dev_mode:
+            raise
+        sys.exit(f"error: {error}")
+
+
 def encode(value: Any) -> Any:
     """An experiment, or a part of one, as JSON: a dataclass is its fields and its class; `decode` reads it back."""
     if dataclasses.is_dataclass(value):
@@ -272,18 +284,23 @@ def check_record(path: Path, experiment: Experiment, workdir: Path) -> None:
         there = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    try:
-        there = encode(decode(there))  # fields that have come since have their defaults
-    except ValueError:
-        pass  # of a class or a field that is gone: compared as it stands, which names what differs
     differences = [
         line
-        for line in _differences(there, encode(experiment), "")
+        for line in _differences(_of_today(there), encode(experiment), "")
         if not {name := line.split(":")[0], name.split(".")[0]} & set(FREE_FIELDS)
     ]
     if differences:
         listing = "\n  ".join(differences)
         raise ValueError(f"{workdir} holds another experiment; take another --workdir. It differs in\n  {listing}")
+
+
+def _of_today(record: Any) -> Any:
+    """A record with defaults for the fields that have come since; where a class or a field is gone, the record as it
+    stands, so that a comparison names what differs."""
+    try:
+        return encode(decode(record))
+    except ValueError:
+        return record
 
 
 def write_json(path: Path, record: Any) -> None:

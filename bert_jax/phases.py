@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 
 from bert_jax.data.workers import cores
-from bert_jax.experiment import Experiment, check_record
+from bert_jax.experiment import Experiment, check_record, one_line_errors
 from bert_jax.members import RESULT_FILE
 from bert_jax.pretrained import Pretrained
 from bert_jax.resolve import Resolved, resolve
@@ -88,17 +88,13 @@ def main(config: Callable[[], TwoPhases]) -> None:
     The flags of each phase are those of an experiment; `--phase-1.processes` are for both. Bad input of either ends
     with one line before the first begins; `python -X dev` shows where it was found.
     """
-    try:
+    with one_line_errors():
         workdir, phases = parse(config)
         both = (phases.phase_1, phases.phase_2)
         joined = both[0].processes.join()
         if all(phase.mesh == MeshShape() for phase in both) and not joined:
             split_cores(cores(), 1, *(size for phase in both for size in (phase.batch_size, phase.eval_batch_size)))
         train_phases(phases, workdir)
-    except (ValueError, OSError, FloatingPointError) as error:
-        if sys.flags.dev_mode:
-            raise
-        sys.exit(f"error: {error}")
 
 
 def train_phases(phases: TwoPhases, workdir: Path) -> dict[str, float]:

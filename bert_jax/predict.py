@@ -41,6 +41,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from bert_jax.data.documents import numbered_lines
+from bert_jax.experiment import one_line_errors
 from bert_jax.inference.inputs import BadInput
 from bert_jax.nn.dot import ComputeDtype
 from bert_jax.pretrained import Pretrained, load
@@ -250,12 +251,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line; bad input ends with one line."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a temporary file is removed
     keep_work_memory()
-    try:
-        predict(tyro.cli(Arguments, args=argv, prog="python -m bert_jax.predict", description=__doc__))
-    except BrokenPipeError:  # whoever read the output wants no more, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    with one_line_errors(ImportError):
+        try:
+            predict(tyro.cli(Arguments, args=argv, prog="python -m bert_jax.predict", description=__doc__))
+        except BrokenPipeError:  # whoever read the output wants no more, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -62,36 +62,15 @@ def resolve(experiment: Experiment, to_come: Pretrained | None = None) -> Resolv
     Raises ValueError or FileNotFoundError for what does not fit: files, vocabulary, lengths, classes, batch and
     devices, the shapes of the parameters to start from.
     """
-    if experiment.seeds > 1 and jax.process_count() > 1:
-        raise ValueError(
-            f"{experiment.seeds} seeds at once are for one process, and here are {jax.process_count()}: start one run "
-            "per process instead, each with its own --seed and --workdir"
-        )
-    mesh = experiment.mesh.build()
-    together = Together(mesh, experiment.seeds)
-    check_batch_size(experiment.batch_size, together)
-    check_accumulate(experiment.batch_size, experiment.accumulate, together)
-    check_batch_size(experiment.eval_batch_size, together)
-    start = None
-    if to_come is not None:
-        start = to_come
-    elif experiment.init_from is not None:
-        if experiment.random_weights:
-            start = load_architecture(experiment.init_from)
-        else:
-            start = load(experiment.init_from, experiment.init_checkpoint)
+    together = _division(experiment)
+    start = _start(experiment) if to_come is None else to_come
     tokenizer = _tokenizer(experiment, start)
     task, learner = experiment.task, experiment.learner
     if start is not None and hasattr(learner, "starting_from"):
         learner, params = learner.starting_from(start.model, start.params)
         start = dataclasses.replace(start, params=params)
     if learner.encoder is None:
-        encoder = start.model.encoder
-        if experiment.dropout is not None:
-            encoder = encoder.clone(dropout=experiment.dropout, attention_dropout=experiment.dropout)
-        if experiment.dtype is not None:
-            encoder = encoder.clone(dtype=experiment.dtype)
-        learner = learner.clone(encoder=encoder)
+        learner = learner.clone(encoder=_encoder(experiment, start))
     if experiment.accumulate > 1 and getattr(learner.encoder, "dropout_bits", "hash") != "hash":
         raise ValueError(
             "accumulate needs dropout_bits 'hash': JAX's generator does not know which row of the batch it draws for, "
@@ -106,13 +85,7 @@ def resolve(experiment: Experiment, to_come: Pretrained | None = None) -> Resolv
     if experiment.extend_positions:
         longest = max(data.max_length for data in (source, *evaluations.values()))
         start, learner = _with_positions(start, learner, longest, experiment)
-    for name, data in ({"train": source} | evaluations).items():
-        if data.max_length > learner.encoder.max_length:
-            raise ValueError(
-                f"the {name} data has rows of {data.max_length} tokens, but the encoder's position table has "
-                f"{learner.encoder.max_length} (max_length)"
-            )
-        _check_padding(learner.encoder, experiment.padding, name, data.max_length)
+    _check_rows({"train": source} | evaluations, learner.encoder, experiment.padding)
     steps = experiment.total_steps(len(source))
     experiment.optimizer.schedule(steps)  # raises where the warm-up does not fit
     batch = TrainingBatches(source, experiment.batch_size, experiment.seed)[0]
@@ -123,15 +96,70 @@ def resolve(experiment: Experiment, to_come: Pretrained | None = None) -> Resolv
     moments = {}
     if experiment.init_optimizer and to_come is None:
         moments = saved_moments(experiment.init_from, experiment.init_checkpoint)
+    _check_layers(experiment, learner)
+    return Resolved(
+        experiment,
+        learner,
+        tokenizer,
+        source,
+        evaluations,
+        together.mesh,
+        together,
+        steps,
+        initial,
+        moments,
+        batch,
+        abstract,
+    )
+
+
+def _division(experiment: Experiment) -> Together:
+    """How batches and runs are divided among devices. Raises ValueError where they cannot be."""
+    if experiment.seeds > 1 and jax.process_count() > 1:
+        raise ValueError(
+            f"{experiment.seeds} seeds at once are for one process, and here are {jax.process_count()}: start one run "
+            "per process instead, each with its own --seed and --workdir"
+        )
+    together = Together(experiment.mesh.build(), experiment.seeds)
+    check_batch_size(experiment.batch_size, together)
+    check_accumulate(experiment.batch_size, experiment.accumulate, together)
+    check_batch_size(experiment.eval_batch_size, together)
+    return together
+
+
+def _start(experiment: Experiment) -> Pretrained | None:
+    if experiment.init_from is None:
+        return None
+    if experiment.random_weights:
+        return load_architecture(experiment.init_from)
+    return load(experiment.init_from, experiment.init_checkpoint)
+
+
+def _encoder(experiment: Experiment, start: Pretrained) -> nn.Module:
+    """That of the checkpoint, with the experiment's dropout and dtype."""
+    encoder = start.model.encoder
+    if experiment.dropout is not None:
+        encoder = encoder.clone(dropout=experiment.dropout, attention_dropout=experiment.dropout)
+    return encoder if experiment.dtype is None else encoder.clone(dtype=experiment.dtype)
+
+
+def _check_rows(sources: dict[str, Source], encoder: nn.Module, padding: Padding) -> None:
+    for name, data in sources.items():
+        if data.max_length > encoder.max_length:
+            raise ValueError(
+                f"the {name} data has rows of {data.max_length} tokens, but the encoder's position table has "
+                f"{encoder.max_length} (max_length)"
+            )
+        _check_padding(encoder, padding, name, data.max_length)
+
+
+def _check_layers(experiment: Experiment, learner: nn.Module) -> None:
     frozen = getattr(experiment.optimizer, "frozen_layers", None) or 0
     for name, asked in (("reinitialised_layers", experiment.reinitialised_layers), ("frozen_layers", frozen)):
         layers = getattr(learner.encoder, "layer_sets", learner.encoder.num_layers)
         if asked > layers:
             own = "" if layers == learner.encoder.num_layers else " with parameters of their own"
             raise ValueError(f"{name} {asked}, but the encoder has only {layers} layers{own}")
-    return Resolved(
-        experiment, learner, tokenizer, source, evaluations, mesh, together, steps, initial, moments, batch, abstract
-    )
 
 
 def _check_padding(encoder: nn.Module, padding: Padding, name: str, length: int) -> None:

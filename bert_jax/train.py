@@ -1,6 +1,5 @@
 """THE loop: pre-training and fine-tuning alike, from top to bottom."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from bert_jax.data.loader import TrainingBatches, stream
 from bert_jax.data.packing import Layout
 from bert_jax.data.workers import cores
 from bert_jax.evaluate import evaluate_all
-from bert_jax.experiment import Experiment, command_line, write_environment
+from bert_jax.experiment import Experiment, command_line, one_line_errors, write_environment
 from bert_jax.handover import with_moments
 from bert_jax.members import Members
 from bert_jax.nn.dot import compute_dtype
@@ -52,7 +51,7 @@ def main(config: Callable[..., Experiment]) -> None:
 
     Bad input ends with one line; `python -X dev` shows where it was found.
     """
-    try:
+    with one_line_errors():
         workdir, experiment, finding = command_line(config)
         joined = experiment.processes.join()
         if experiment.mesh == MeshShape() and not joined:
@@ -62,10 +61,6 @@ def main(config: Callable[..., Experiment]) -> None:
                 print(line, flush=True)
             return
         train(experiment, workdir)
-    except (ValueError, OSError, FloatingPointError) as error:
-        if sys.flags.dev_mode:
-            raise
-        sys.exit(f"error: {error}")
 
 
 def train(experiment: Experiment, workdir: Path) -> dict[str, float]:

@@ -20,14 +20,13 @@ The corpus wants short rows (`tools/prepare_corpus.py --max-seq-length 64`); the
 `experiments/pretrain_mini.py`, which says why, at the width of `experiments/quickstart.py`.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from bert_jax.experiment import Experiment
+from bert_jax.experiment import Experiment, one_line_errors
 from bert_jax.learners.multitask import Multitask
 from bert_jax.matrix import Claim, Matrix, Task, run_matrix
 from bert_jax.models.bert import bert
@@ -150,11 +149,9 @@ def tasks(arguments: Arguments) -> dict[str, Task]:
 
 def main(arguments: Arguments) -> None:
     """Trains what is not finished and writes the table; bad input ends with one line."""
-    try:
+    with one_line_errors():
         matrix = Matrix(variants(arguments), tasks(arguments), CLAIMS, arguments.seeds)
         run_matrix(matrix, arguments.workdir, arguments.variants)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

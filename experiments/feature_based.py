@@ -14,13 +14,12 @@ What is frozen is computed anew at every step; compared with fine-tuning its bac
 
 import dataclasses
 import math
-import sys
 from pathlib import Path
 
 from rich.console import Console
 
 from bert_jax.data.conll import TaggedFiles
-from bert_jax.experiment import Experiment, parse
+from bert_jax.experiment import Experiment, one_line_errors, parse
 from bert_jax.learners.multitask import Multitask
 from bert_jax.matrix import Cell, markdown, mean_and_std, train_cells
 from bert_jax.models.frozen import Frozen
@@ -74,14 +73,12 @@ def cells_of(experiment: Experiment, workdir: Path) -> dict[str, Cell]:
 def main() -> None:
     """Runs the command line; bad input ends with one line."""
     console = Console()
-    try:
+    with one_line_errors():
         workdir, experiment = parse(config)
         cells = cells_of(experiment, workdir)
         if unfinished := [cell for cell in cells.values() if not cell.results()]:
             resolve(unfinished[0].experiment)
         failed = train_cells(list(cells.values()), console)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     rows = []
     for name, cell in cells.items():
         mean, std = (math.nan, math.nan) if cell.workdir in failed else mean_and_std(cell.values())

@@ -12,7 +12,6 @@ run was trained with. NEW gets a file for each test set and `submission.zip` of 
 import csv
 import os
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import tyro
 
 from bert_jax.data.features import encode_texts
 from bert_jax.data.tables import read_table
+from bert_jax.experiment import one_line_errors
 from bert_jax.inference import forward
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.regress import Regress
@@ -147,10 +147,8 @@ def write(file: Path, answers: Sequence[str]) -> None:
 
 def main() -> None:
     """Runs the command line; bad input ends with one line."""
-    try:
+    with one_line_errors():
         submit(tyro.cli(Arguments, description=__doc__), print)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

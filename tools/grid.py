@@ -23,7 +23,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from bert_jax.experiment import Experiment, encode, parse
+from bert_jax.experiment import Experiment, encode, one_line_errors, parse
 from bert_jax.matrix import Cell, markdown, mean_and_std, train_cells
 from bert_jax.resolve import resolve
 from bert_jax.training.health import is_loss
@@ -147,10 +147,8 @@ def main() -> None:
     if "--" in own:
         at = own.index("--")
         own, fixed = own[:at], own[at + 1 :]
-    try:
+    with one_line_errors():
         search(tyro.cli(Arguments, args=own), fixed, Console())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ computation, `exposed` none. The truth should lie between, and below both where 
 import dataclasses
 import json
 import math
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ import jax
 import numpy as np
 import tyro
 
+from bert_jax.experiment import one_line_errors
 from bert_jax.learners.multitask import Multitask
 from bert_jax.models.bert import SIZES, bert
 from bert_jax.nn.dot import ComputeDtype
@@ -342,7 +342,5 @@ def main(given: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         main(tyro.cli(Arguments, description=__doc__))
-    except ValueError as error:
-        sys.exit(f"error: {error}")

@@ -11,7 +11,6 @@ evaluated again, which takes its data, and on a CPU its time.
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ import numpy as np
 import tyro
 
 from bert_jax.evaluate import evaluate, restore
+from bert_jax.experiment import one_line_errors
 from bert_jax.tasks.answering import N_BEST, Answering
 
 
@@ -81,7 +81,5 @@ def write(path: Path, answers: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         tyro.cli(convert, description=__doc__)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -101,7 +101,7 @@ def _slopes(learner: nn.Module, means: Mapping[str, Any]) -> dict[str, jax.Array
     def loss(totals):
         return learner.loss_of({name: mean._replace(total=totals[name]) for name, mean in means.items()})
 
-    try:
+    try:  # what it raises of a function with no transpose, and of a product of two means
         (slopes,) = jax.linear_transpose(loss, {name: mean.total for name, mean in means.items()})(jnp.float32(1))
     except (NotImplementedError, AssertionError) as error:
         raise ValueError(

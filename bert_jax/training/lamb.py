@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bert_jax.training.moments import MomentsDtype, scale_by_adam
-from bert_jax.training.optim import check_fields, clip_by_global_norm, decayed, layerwise, warmup_schedule
+from bert_jax.training.moments import scale_by_adam
+from bert_jax.training.optim import Moments, clip_by_global_norm, decayed, layerwise, warmup_schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class Lamb:
+class Lamb(Moments):
     """Adam's update with decay, scaled for each variable to the variable's own norm; the defaults are NVIDIA's recipe.
 
     x <- x - rate * |x| / |u| * u with u = m / (sqrt(v) + eps) + weight_decay * x; the ratio is 1 where |x| or |u| is 0.
@@ -26,37 +26,17 @@ class Lamb:
     """An integer is a number of steps (2000); a fraction below 1 is a share of all steps (0.2843)."""
     decay_power: float = 0.5
     """From the warm-up on the rate is `learning_rate * (1 - step / steps) ** decay_power`; 1.0 falls linearly."""
-    b1: float = 0.9
-    """Decay of the running mean of the gradient."""
-    b2: float = 0.999
-    """Decay of the running mean of the squared gradient."""
-    eps: float = 1e-6
-    """Added to the root of the second moment, outside the root."""
-    weight_decay: float = 0.01
-    """Share of a parameter added to its update before that is scaled."""
     decay_all: bool = False
     """Decay norms and biases, too."""
     adapt_all: bool = False
     """Scale the updates of norms and biases to their norm, too; otherwise theirs is Adam's with the learning rate."""
-    clip_norm: float | None = 1.0
-    """Largest global norm of the gradient, clipped before the moments see it; None does not clip."""
     normalise: bool = False
     """Divide the gradient by its global norm, however small that is, in place of clipping it."""
     bias_correction: bool = True
     """Divide the moments by 1 - b**t."""
-    layer_decay: float = 1.0
-    """Learning rate of a layer as a share of that of the layer above it; heads and pooler have the full one."""
-    frozen_layers: int | None = None
-    """Embeddings and this many of the lowest layers are not trained; 0 freezes the embeddings alone, None nothing."""
-    moments_dtype: MomentsDtype = "float32"
-    """Of the two moments as they are stored; bfloat16 takes half the memory, rounded stochastically."""
-    schedule_start: int = 0
-    """Steps of the schedule that an earlier run has done."""
-    schedule_steps: int | None = None
-    """Steps of the whole schedule, of which this run is a part; its own if not given."""
 
     def __post_init__(self):
-        check_fields(self)
+        super().__post_init__()
         if self.normalise and self.clip_norm is not None:
             raise ValueError("Lamb.normalise takes the place of clipping: set clip_norm to None")
 

@@ -17,8 +17,8 @@ from bert_jax.training.moments import MomentsDtype, scale_by_adam
 
 
 @dataclasses.dataclass(frozen=True)
-class BertAdam:
-    """The original's optimizer: clipped gradients, Adam without bias correction, decoupled decay, warm-up and decay."""
+class Moments:
+    """What the optimizers with Adam's moments share."""
 
     learning_rate: float = 1e-4
     """Peak of the schedule. 1e-4 is the original's for pre-training; fine-tuning wants 2e-5 to 5e-5."""
@@ -31,11 +31,9 @@ class BertAdam:
     eps: float = 1e-6
     """Added to the root of the second moment, outside the root."""
     weight_decay: float = 0.01
-    """Share of a parameter added to its update before the learning rate; never for norms and biases."""
+    """Share of a parameter added to its update before the learning rate."""
     clip_norm: float | None = 1.0
-    """Largest global norm of the gradient, clipped before Adam sees it; None does not clip."""
-    bias_correction: bool = False
-    """Divide the moments by 1 - b**t, as the Adam paper does and the original does not (steadier on few examples)."""
+    """Largest global norm of the gradient, clipped before the moments see it; None does not clip."""
     layer_decay: float = 1.0
     """Learning rate of a layer as a share of that of the layer above it; heads and pooler have the full one."""
     frozen_layers: int | None = None
@@ -49,6 +47,17 @@ class BertAdam:
 
     def __post_init__(self):
         check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class BertAdam(Moments):
+    """The original's optimizer: clipped gradients, Adam without bias correction, decoupled decay, warm-up and decay.
+
+    Norms and biases do not decay.
+    """
+
+    bias_correction: bool = False
+    """Divide the moments by 1 - b**t, as the Adam paper does and the original does not (steadier on few examples)."""
 
     def schedule(self, total_steps: int) -> optax.Schedule:
         """Learning rate by step, counted from 0: `warmup_schedule`. ValueError if the warm-up fills `total_steps`."""
@@ -74,38 +83,13 @@ class BertAdam:
 
 
 @dataclasses.dataclass(frozen=True)
-class AdamW:
+class AdamW(Moments):
     """Standard AdamW (as `optax.adamw`): bias-corrected, eps 1e-8, warm-up to the peak and from there linearly to 0."""
 
-    learning_rate: float = 1e-4
-    """Peak of the schedule, reached at the end of the warm-up."""
-    warmup: int | float = 0.1
-    """An integer is a number of steps (10000); a fraction below 1 is a share of all steps (0.1)."""
-    b1: float = 0.9
-    """Decay of the running mean of the gradient."""
-    b2: float = 0.999
-    """Decay of the running mean of the squared gradient."""
     eps: float = 1e-8
     """Added to the root of the bias-corrected second moment, outside the root."""
-    weight_decay: float = 0.01
-    """Share of a parameter added to its update before the learning rate."""
     decay_all: bool = True
     """Decay every parameter, the convention of `optax.adamw`; False spares norms and biases as BERT does."""
-    clip_norm: float | None = 1.0
-    """Largest global norm of the gradient, clipped before Adam sees it; None does not clip."""
-    layer_decay: float = 1.0
-    """Learning rate of a layer as a share of that of the layer above it; heads and pooler have the full one."""
-    frozen_layers: int | None = None
-    """Embeddings and this many of the lowest layers are not trained; 0 freezes the embeddings alone, None nothing."""
-    moments_dtype: MomentsDtype = "float32"
-    """Of the two moments as they are stored; bfloat16 takes half the memory, rounded stochastically."""
-    schedule_start: int = 0
-    """Steps of the schedule that an earlier run has done."""
-    schedule_steps: int | None = None
-    """Steps of the whole schedule, of which this run is a part; its own if not given."""
-
-    def __post_init__(self):
-        check_fields(self)
 
     def schedule(self, total_steps: int) -> optax.Schedule:
         """Learning rate by step, counted from 0: up to the peak, down to 0. ValueError as for `BertAdam`."""

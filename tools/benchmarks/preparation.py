@@ -164,24 +164,7 @@ def fine_tuning(
     start = Path(model) if model else minilm(work, text, limit, tokenizer)
     made = made_questions if task == "squad" else made_sentences
     train, *valid = map(str, files or made(work, text, limit))
-    if task == "squad":
-        data = SquadFiles(train, tuple(valid), train_limit=2000 if files else 0, valid_limit=100 if files else 0)
-        experiment = Experiment(
-            task=Answering(data), learner=Multitask(None, {"span": Span()}), batch_size=8, steps=steps, init_from=start
-        )
-    else:
-        data = Tables(train, tuple(valid), text_columns=("sentence",))
-        experiment = Experiment(
-            task=Classification(data, max_length=64, name="SST-2"),
-            learner=Multitask(None, {"classify": Classify()}),
-            batch_size=32,
-            steps=steps,
-            init_from=start,
-        )
-    optimizer = AdamW(learning_rate=5e-5, warmup=0.1, decay_all=False)
-    experiment = replace(
-        experiment, optimizer=optimizer, dropout=0.1, dtype="float32", eval_every=10**9, checkpoint_every=10**9
-    )
+    experiment = fine_tuned(task, train, valid, bool(files), steps, start)
     run = resolve(experiment)
     begun = work / f"start-{task}"
     params = save_start(run, begun)
@@ -205,6 +188,28 @@ def fine_tuning(
     if seeds > 1:
         return {"ours": ours, "peers": {"experiment": encode(replace(experiment, steps=TOTAL_STEPS))}}
     return {"ours": ours | {"tokens": tokens}, "peers": given}
+
+
+def fine_tuned(task: str, train: str, valid: list[str], given: bool, steps: int, start: Path) -> Experiment:
+    """The experiment; of files that were `given` a part is taken for squad."""
+    if task == "squad":
+        data = SquadFiles(train, tuple(valid), train_limit=2000 if given else 0, valid_limit=100 if given else 0)
+        experiment = Experiment(
+            task=Answering(data), learner=Multitask(None, {"span": Span()}), batch_size=8, steps=steps, init_from=start
+        )
+    else:
+        data = Tables(train, tuple(valid), text_columns=("sentence",))
+        experiment = Experiment(
+            task=Classification(data, max_length=64, name="SST-2"),
+            learner=Multitask(None, {"classify": Classify()}),
+            batch_size=32,
+            steps=steps,
+            init_from=start,
+        )
+    optimizer = AdamW(learning_rate=5e-5, warmup=0.1, decay_all=False)
+    return replace(
+        experiment, optimizer=optimizer, dropout=0.1, dtype="float32", eval_every=10**9, checkpoint_every=10**9
+    )
 
 
 def as_given(task: str, run: Resolved) -> dict[str, list]:
