@@ -17,13 +17,13 @@ quickstart: .venv/installed
 	$(BIN)/python experiments/quickstart.py --workdir runs/quickstart
 
 test: lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(PROCESSES)
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup
 
 test-faults: .venv/installed
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/faults -m "faults or not faults" -s
 
 test-parity: .venv/installed-parity
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(PROCESSES) tests/parity $(WITH_TENSORFLOW)
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup tests/parity $(WITH_TENSORFLOW)
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -53,7 +53,8 @@ class Experiment:
     """examples of an evaluation batch"""
     padding: Padding = "packed"
     """what is done about it: packed, several sequences are computed in one row; trimmed, batches are as wide as their
-    longest row must be; full, as wide as the data's longest may be. Nothing else depends on it"""
+    longest row must be; full, as wide as the data's longest may be. Nothing else depends on it, but for an encoder that
+    computes padding as any token (FNet), which takes full rows alone"""
     seed: int = 12345
     """of initial weights, order, masking and dropout (12345 as create_pretraining_data.py:54)"""
     seeds: int = 1

@@ -57,12 +57,12 @@ class Pretrained:
             mask: [B, L] 1 for a token that others may attend to, 0 for padding; all 1 if not given.
 
         Returns `hidden` [B, L, D]; `pooled` [B, D] where there is a pooler; the heads' `mlm_logits` or `lm_logits`
-        [B, L, V], `nsp_logits` and `sop_logits` [B, 2], `rtd_logits` [B, L], `logits`. Raises ValueError for shapes
-        that differ, rows longer than the position table, and ids outside the vocabulary or the segment types.
+        [B, L, V], `nsp_logits` and `sop_logits` [B, 2], `rtd_logits` [B, L], `logits`, and what the `outputs` of a head
+        of one's own are called. Raises ValueError for shapes that differ, rows longer than the position table, and ids
+        outside the vocabulary or the segment types.
         """
         batch = self.batch(tokens, segments, mask)
-        wanted = "hidden", "pooled", "mlm_logits", "lm_logits", "nsp_logits", "sop_logits", "rtd_logits", "logits"
-        return compute(self.model, self.params, batch, wanted)
+        return compute(self.model, self.params, batch)
 
     def batch(self, tokens: Any, segments: Any = None, mask: Any = None) -> dict[str, np.ndarray]:
         """The encoder's batch of these arrays, checked; see `__call__`."""
@@ -76,7 +76,7 @@ class Pretrained:
         limits = [("tokens", tokens, encoder.vocab_size)]
         if segments is not None:
             batch["segments"] = _integers("segments", segments)
-            limits.append(("segments", batch["segments"], max(1, encoder.segment_types)))  # none: all 0
+            limits.append(("segments", batch["segments"], max(1, getattr(encoder, "segment_types", 0))))  # none: all 0
         mask = np.ones_like(tokens) if mask is None else _integers("mask", mask)
         limits.append(("mask", mask, 2))
         for name, array, limit in limits:
@@ -179,9 +179,7 @@ class Pretrained:
             if format == "bert_jax":
                 self._save_here(partial, objectives)
             else:
-                checkpoint = ForeignCheckpoint(
-                    self.model.encoder, objectives, self.params, tokenizer=self.tokenizer
-                )
+                checkpoint = ForeignCheckpoint(self.model.encoder, objectives, self.params, tokenizer=self.tokenizer)
                 {"hf": huggingface, "google": google}[format].write(partial, checkpoint)
                 if self.tokenizer is not None:
                     self.tokenizer.save(partial)
@@ -200,14 +198,18 @@ class Pretrained:
             self.tokenizer.save(folder / "tokenizer")
 
 
-def compute(model: Multitask, params: Any, batch: Mapping[str, Any], wanted: tuple[str, ...]) -> dict[str, jax.Array]:
-    """Those of `model.outputs` that are wanted and there; the rest is not computed. One compilation for each shape."""
+def compute(
+    model: Multitask, params: Any, batch: Mapping[str, Any], wanted: tuple[str, ...] = ()
+) -> dict[str, jax.Array]:
+    """Those of `model.outputs` that are wanted and there, by default all but the inner layers; the rest is not
+    computed. One compilation for each shape."""
     return _compute(model.frozen(), params, batch, wanted)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _compute(model: Multitask, params: Any, batch: Mapping[str, Any], wanted: tuple[str, ...]) -> dict[str, jax.Array]:
     found = model.apply({"params": params}, batch, method="outputs")
+    wanted = wanted or [name for name in found if name not in ("embeddings", "layers")]
     return {name: found[name] for name in wanted if name in found}
 
 

@@ -139,7 +139,8 @@ def _encoder(experiment: Experiment, start: Pretrained) -> nn.Module:
     """That of the checkpoint, with the experiment's dropout and dtype."""
     encoder = start.model.encoder
     if experiment.dropout is not None:
-        encoder = encoder.clone(dropout=experiment.dropout, attention_dropout=experiment.dropout)
+        rates = [name for name in ("dropout", "attention_dropout") if hasattr(encoder, name)]
+        encoder = encoder.clone(**dict.fromkeys(rates, experiment.dropout))
     return encoder if experiment.dtype is None else encoder.clone(dtype=experiment.dtype)
 
 
@@ -181,6 +182,9 @@ def _with_positions(
     start: Pretrained, learner: nn.Module, longest: int, experiment: Experiment
 ) -> tuple[Pretrained, nn.Module]:
     """Both with a position table for rows of `longest` at least."""
+    if "positions" not in start.params["encoder"]["embeddings"]:
+        kind = type(start.model.encoder).__name__
+        raise ValueError(f"{kind} has no position table to extend: give its encoder a max_length of {longest}")
     rows = max(longest, learner.encoder.max_length, start.model.encoder.max_length)
     stddev, how = learner.encoder.init_stddev, experiment.extend_positions
     first = len(start.params["encoder"]["embeddings"]["positions"]["table"]) - start.model.encoder.max_length
@@ -229,7 +233,7 @@ def _check_heads(learner: nn.Module, start: Pretrained | None) -> None:
     """Raises ValueError for a head that computes otherwise than the one whose weights it would take over."""
     for name, there in (start.model.objectives if start else {}).items():
         head = learner.objectives.get(name)
-        for field in ("activation", "norm_epsilon", "tied"):
+        for field in ("activation", "norm_epsilon", "tied", "transform"):
             wanted = getattr(there, field, None)
             if head is not None and wanted is not None and getattr(head, field, wanted) != wanted:
                 raise ValueError(

@@ -299,7 +299,7 @@ COMMANDS = re.findall(r"^\| \[(\w+)\.py\]\(\1\.py\) \|[^|]*\| `\1\.py ([^`|]*)` 
 def test_the_commands_of_the_table(name, command):
     """Each row of experiments/README.md can be given as it stands there."""
     module = load_example(name)
-    if name == "ablations":
+    if name in ("ablations", "family"):
         assert str(tyro.cli(module.Arguments, args=command.split()).workdir).startswith("runs/")
     elif name in ("pretrain_two_phases", "pretrain_lamb"):
         workdir, both = phases.parse(module.config, command.split())
@@ -319,8 +319,10 @@ def test_the_table_has_every_experiment():
 
 @pytest.mark.parametrize(
     "name",
-    ["pretrain", "pretrain_mini", "pretrain_roberta", "pretrain_modernbert", "distill", "continue_pretraining",
-     "classify", "regress", "multilabel", "sst2", "imdb", "ner", "pos", "squad", "squad2", "swag", "arc", "feature_based"],
+    ["pretrain", "pretrain_mini", "pretrain_roberta", "pretrain_xlm_roberta", "pretrain_chinese",
+     "pretrain_gpt2", "pretrain_albert", "pretrain_electra", "pretrain_modernbert", "pretrain_spanbert",
+     "pretrain_fnet", "pretrain_mpnet", "distill", "continue_pretraining", "classify", "regress", "multilabel",
+     "sst2", "imdb", "ner", "pos", "squad", "squad2", "swag", "arc", "feature_based"],
 )  # fmt: skip
 def test_the_example_files(name, tmp_path):
     """Loaded through importlib (tyro reads the source): the record round-trips, and their own command line is valid."""

@@ -15,19 +15,29 @@ from bert_jax.experiment import Experiment
 from bert_jax.handover import extend_positions
 from bert_jax.learners.distill import Distill
 from bert_jax.learners.electra import GeneratorDiscriminator
+from bert_jax.learners.mpnet import MaskedPermuted
 from bert_jax.learners.multitask import Multitask
 from bert_jax.models.albert import Albert
 from bert_jax.models.bert import Bert
 from bert_jax.models.distilbert import DistilBert, distilbert
 from bert_jax.models.electra import Electra
+from bert_jax.models.fnet import Fnet
+from bert_jax.models.gpt2 import Gpt2
 from bert_jax.models.modernbert import ModernBert
+from bert_jax.models.mpnet import Mpnet
 from bert_jax.models.roberta import Roberta, roberta
+from bert_jax.models.xlnet import Xlnet
+from bert_jax.objectives.causal_lm import CausalLm
 from bert_jax.objectives.mlm import Mlm
-from bert_jax.objectives.rtd import Rtd
 from bert_jax.objectives.ngrams import Ngrams
-from bert_jax.pretrained import load
+from bert_jax.objectives.plm import Plm
+from bert_jax.objectives.rtd import Rtd
+from bert_jax.objectives.sbo import Sbo
+from bert_jax.objectives.spans import Spans
+from bert_jax.pretrained import Pretrained, load, load_experiment
 from bert_jax.resolve import resolve
 from bert_jax.tasks.pretraining import Pretraining
+from bert_jax.text.bpe import END_OF_TEXT
 from bert_jax.text.training import train_bpe
 from bert_jax.train import train
 from bert_jax.training.checkpoint import restore_params
@@ -39,22 +49,53 @@ STDDEV = 0.1  # larger than BERT's: at this width it learns sooner
 STEPS, CHECKPOINT_EVERY = 24, 4
 SIZES = {"num_layers": 2, "width": 32, "num_heads": 2, "mlp_width": 64, "max_length": 32, "init_stddev": STDDEV}
 SIZES["scan"] = True  # compiles faster
-MEMBERS = ("roberta", "distilbert", "distilled", "albert", "modernbert", "electra")
+MEMBERS = ("roberta", "distilbert", "distilled", "albert", "modernbert", "electra", "gpt2", "spanbert", "fnet", "mpnet")
+MEMBERS += ("xlnet",)
+# The tests of a member share its runs, and so one process.
+EACH = [pytest.param(name, marks=pytest.mark.xdist_group(f"family-{name}")) for name in MEMBERS]
 
 
-@pytest.fixture(scope="module")
-def bpe_corpus(tmp_path_factory):
-    """What the tiny corpus has to learn, through byte-level BPE."""
+def topics():
+    """What the tiny corpus has to learn: documents for training and held out."""
     rng = np.random.default_rng(0)
 
     def document(topic):
         words = [topic + last for last in "lmn"]
         return Document([" ".join(rng.choice(words, 7, p=[0.6, 0.3, 0.1])) for _ in range(10)], sentences=True)
 
-    train, valid = [document(topic) for topic in 15 * "abcd"], [document(topic) for topic in 5 * "abcd"]
+    return [document(topic) for topic in 15 * "abcd"], [document(topic) for topic in 5 * "abcd"]
+
+
+@pytest.fixture(scope="module")
+def bpe_corpus(tmp_path_factory):
+    """It through byte-level BPE."""
+    train, valid = topics()
     tokenizer = train_bpe((line for text in train for line in text.paragraphs), vocab_size=272)
     folder = tmp_path_factory.mktemp("corpora") / "bpe"
     build_corpus(train, tokenizer, folder, CorpusConfig(max_seq_length=32, dupe_factor=4), valid=valid, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows_corpus(tmp_path_factory):
+    """It through byte-level BPE, in rows of one segment."""
+    train, valid = topics()
+    tokenizer = train_bpe((line for text in train for line in text.paragraphs), vocab_size=272)
+    folder = tmp_path_factory.mktemp("corpora") / "rows"
+    config = CorpusConfig(max_seq_length=32, dupe_factor=1, short_seq_prob=0.0, rows="full-sentences")
+    build_corpus(train, tokenizer, folder, config, valid=valid, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stream_corpus(tmp_path_factory):
+    """It through GPT-2's tokenizer, in one stream."""
+    train, valid = topics()
+    lines = (line for text in train for line in text.paragraphs)
+    tokenizer = train_bpe(lines, vocab_size=268, specials=(END_OF_TEXT,))
+    folder = tmp_path_factory.mktemp("corpora") / "stream"
+    config = CorpusConfig(max_seq_length=32, dupe_factor=1, short_seq_prob=0.0, rows="stream")
+    build_corpus(train, tokenizer, folder, config, valid=valid, workers=1)
     return folder
 
 
@@ -82,41 +123,76 @@ def teacher(tiny_corpus, tmp_path_factory):
     return workdir
 
 
+class OnDemand(dict):
+    """What is made when it is first asked for: a process that tests one member trains no other."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def __missing__(self, name):
+        self[name] = self.make(name)
+        return self[name]
+
+
 @pytest.fixture(scope="module")
-def experiments(tiny_corpus, bpe_corpus, teacher):
-    student = DistilBert(**SIZES)
-    return {
-        "roberta": experiment_of(bpe_corpus, Multitask(Roberta(**SIZES), mlm(norm_epsilon=1e-5))),
-        "distilbert": experiment_of(tiny_corpus, Multitask(student, mlm())),
-        "distilled": experiment_of(tiny_corpus, Distill(student, mlm()), init_from=teacher),
-        "electra": experiment_of(
-            tiny_corpus,
+def experiments(request):
+    of = request.getfixturevalue
+    found = {
+        "roberta": lambda: experiment_of(of("bpe_corpus"), Multitask(Roberta(**SIZES), mlm(norm_epsilon=1e-5))),
+        "distilbert": lambda: experiment_of(of("tiny_corpus"), Multitask(DistilBert(**SIZES), mlm())),
+        "distilled": lambda: experiment_of(
+            of("tiny_corpus"), Distill(DistilBert(**SIZES), mlm()), init_from=of("teacher")
+        ),
+        "gpt2": lambda: experiment_of(of("stream_corpus"), Multitask(Gpt2(**SIZES), {"lm": CausalLm(transform=False)})),
+        "electra": lambda: experiment_of(
+            of("tiny_corpus"),
             GeneratorDiscriminator(
                 Electra(**SIZES, embedding_width=16),
                 mlm(mask_share=1.0, random_share=0.0) | {"rtd": Rtd(init_stddev=STDDEV)},
             ),
         ),
-        "albert": experiment_of(
-            tiny_corpus,
+        "albert": lambda: experiment_of(
+            of("tiny_corpus"),
             Multitask(
                 Albert(**SIZES, embedding_width=16, activation="gelu", dropout=0.1, pooler=False),
                 mlm(masking=Ngrams()),
             ),
         ),
-        "modernbert": experiment_of(
-            tiny_corpus,
+        "spanbert": lambda: experiment_of(
+            of("rows_corpus"),
+            Multitask(
+                Bert(**SIZES, activation="gelu", pooler=False),
+                mlm(masking=Spans()) | {"sbo": Sbo(init_stddev=STDDEV)},
+            ),
+        ),
+        "fnet": lambda: experiment_of(
+            of("tiny_corpus"), Multitask(Fnet(**SIZES | {"num_heads": 1}, activation="gelu"), mlm()), padding="full"
+        ),
+        "mpnet": lambda: experiment_of(
+            of("bpe_corpus"), MaskedPermuted(Mpnet(**SIZES), mlm(norm_epsilon=1e-5, whole_word=True))
+        ),
+        "xlnet": lambda: experiment_of(
+            of("tiny_corpus"), Multitask(Xlnet(**SIZES), {"plm": Plm(max_predictions=5, init_stddev=STDDEV)})
+        ),
+        "modernbert": lambda: experiment_of(
+            of("tiny_corpus"),
             Multitask(ModernBert(**SIZES, dropout=0.1, window=4), mlm(norm_epsilon=1e-5, use_bias=False)),
         ),
     }
+    return OnDemand(lambda name: found[name]())
 
 
 @pytest.fixture(scope="module")
 def finished(experiments, tmp_path_factory):
     """The workdir of each, trained without interruption."""
     folder = tmp_path_factory.mktemp("family")
-    for name, experiment in experiments.items():
-        train(experiment, folder / name)
-    return folder
+
+    def trained(name):
+        train(experiments[name], folder / name)
+        return folder / name
+
+    return OnDemand(trained)
 
 
 def losses(workdir):
@@ -129,21 +205,22 @@ def assert_same_parameters(a, b, tolerance=0.0):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance), a, b)
 
 
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("name", EACH)
 def test_it_learns(finished, name):
     """The loss falls by a quarter, and further than what single tokens tell would take it."""
-    found = losses(finished / name)
+    found = losses(finished[name])
     assert np.mean(found[-3:]) < 0.75 * found[0]
 
 
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("name", EACH)
 def test_it_is_opened(experiments, finished, tmp_path, name):
     """A run is opened as its encoder and heads, `hidden` is the encoder's last; saved for others and opened again, it
     computes the same."""
-    p = load(finished / name)
+    p = load(finished[name])
     learner = experiments[name].learner
     heads = getattr(learner, "as_multitask", lambda: learner)().objectives
-    assert type(p.model) is Multitask and set(p.params) == {"encoder", *(f"objectives_{head}" for head in heads)}
+    parts = {f"objectives_{head}" for head in heads if head != "lm"}  # which has no parameters
+    assert type(p.model) is Multitask and p.params.keys() - {"encoder"} == parts
     assert type(p.model.encoder) is type(learner.encoder)
     mask = (np.arange(9) < np.array([[9], [5]])).astype(np.int32)
     tokens = np.where(mask, np.random.default_rng(0).integers(5, 30, mask.shape), p.tokenizer.pad_id).astype(np.int32)
@@ -151,36 +228,45 @@ def test_it_is_opened(experiments, finished, tmp_path, name):
     given = {"params": p.params["encoder"]}, {"tokens": tokens, "lengths": mask.sum(1, dtype=np.int32)}
     encoded = p.model.encoder.apply(*jax.tree.map(jnp.asarray, given))
     np.testing.assert_allclose(found["hidden"], encoded.hidden, atol=1e-5)
-    p.save(tmp_path / "saved")
+    p.save(tmp_path / "saved", heads=[head for head in heads if head != "sbo"])  # transformers has none
     again = load(tmp_path / "saved")
     assert again.model.encoder == p.model.encoder.clone(scan=False)  # how it is computed is not of the model
     assert again.tokenizer.fingerprint == p.tokenizer.fingerprint
-    jax.tree.map(np.testing.assert_array_equal, again.params, p.params)
+    assert again.params.keys() == p.params.keys() - {"objectives_sbo"}
+    jax.tree.map(np.testing.assert_array_equal, again.params, {name: p.params[name] for name in again.params})
     for key, value in again(tokens, mask=mask).items():
         np.testing.assert_allclose(value, found[key], atol=1e-5)  # unrolled, where the run was in a loop
     if "mlm" in heads:
         assert p.fill_mask("al [MASK] al", top_k=1)[0][0].probability > 0
 
 
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("name", EACH)
 def test_it_resumes(experiments, finished, tmp_path, interrupted, name):
     """Interrupted and started again it ends at the same parameters, to the bit."""
     interrupted(experiments[name], tmp_path / "run")
     train(experiments[name], tmp_path / "run")
-    assert_same_parameters(tmp_path / "run", finished / name)
+    assert_same_parameters(tmp_path / "run", finished[name])
 
 
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("name", EACH)
 def test_it_is_the_same_however_it_is_computed(experiments, finished, tmp_path, name):
     """Padded rows in place of packed ones, parameters split over devices, micro-batches: the same losses, with dropout,
-    but for rounding, which updates make larger."""
-    assert experiments[name].padding == "packed"
+    but for rounding, which updates make larger. Members that cannot pack are padded in both."""
+    packs = experiments[name].learner.encoder.ignores_padding
+    assert experiments[name].padding == ("packed" if packs else "full") and packs == (name != "fnet")
     change = {"padding": "full", "mesh": MeshShape(data=2, fsdp=4), "accumulate": 2}
     train(dataclasses.replace(experiments[name], steps=8, **change), tmp_path / "run")
-    np.testing.assert_allclose(losses(tmp_path / "run"), losses(finished / name)[:8], rtol=2e-4)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(finished[name])[:8], rtol=2e-4)
 
 
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("padding", ["packed", "trimmed"])
+def test_what_cannot_pack_refuses(experiments, padding):
+    """What computes padding as any token says so before compilation."""
+    with pytest.raises(ValueError, match=r'computes padding as any token, .* set padding to "full"'):
+        resolve(dataclasses.replace(experiments["fnet"], padding=padding))
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_scan_and_remat(experiments, name):
     """One traced layer, computed again in the backward pass: the same loss and gradient."""
     run = resolve(experiments[name])
@@ -200,7 +286,7 @@ def test_scan_and_remat(experiments, name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[0][1], found[1][1])
 
 
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("name", EACH)
 def test_seeds_at_once(experiments, finished, tmp_path, name):
     """Two seeds in one program are the two runs."""
     experiment = dataclasses.replace(experiments[name], steps=6, eval_every=6)
@@ -245,6 +331,7 @@ def test_more_positions_for_roberta(how):
     assert found.shape == (9, 2) and (how == "new" or np.array_equal(found[6:], table[2:5]))
 
 
+@pytest.mark.xdist_group("family-distilled")
 def test_the_student_begins_as_its_teacher(experiments, teacher):
     """Embeddings without segments, the first and the last layer of three, the head; and all of it has the right
     shape."""
@@ -259,6 +346,58 @@ def test_the_student_begins_as_its_teacher(experiments, teacher):
     jax.tree.map(np.testing.assert_array_equal, run.initial["teacher"], source["encoder"])
 
 
+@pytest.mark.parametrize("field", ["frozen_layers", "reinitialised_layers"])
+@pytest.mark.xdist_group("family-albert")
+def test_layers_that_are_shared(experiments, finished, field):
+    """There is one, however often it is applied: two cannot be frozen or begun anew, and one can."""
+    base = dataclasses.replace(experiments["albert"], init_from=finished["albert"])
+    change = {
+        "frozen_layers": lambda count: {"optimizer": BertAdam(frozen_layers=count)},
+        "reinitialised_layers": lambda count: {"reinitialised_layers": count},
+    }[field]
+    resolve(dataclasses.replace(base, **change(1)))
+    with pytest.raises(ValueError, match=f"{field} 2, but the encoder has only 1 layers with parameters of their own"):
+        resolve(dataclasses.replace(base, **change(2)))
+
+
+@pytest.mark.xdist_group("family-albert")
+def test_shared_layers_are_not_distilled(experiments, finished):
+    """Neither as the teacher's nor as the student's: there are none to choose from."""
+    albert, student = load(finished["albert"]), Distill(DistilBert(**SIZES), mlm())
+    with pytest.raises(ValueError, match="layers of the teacher share their parameters"):
+        student.starting_from(albert.model, albert.params)
+    shared = Distill(albert.model.encoder, mlm())
+    with pytest.raises(ValueError, match="layers of the student share their parameters"):
+        shared.starting_from(Multitask(DistilBert(**SIZES), mlm()), {})
+
+
+@pytest.mark.xdist_group("family-electra")
+def test_the_generator_of_electra(experiments, finished, tmp_path):
+    """It is in the checkpoints of a run, predicts what is masked, and is opened by others as a masked LM; the run
+    itself is opened as the discriminator, which says of each token whether it fits."""
+    workdir = finished["electra"]
+    learner, params = load_experiment(workdir).learner, restore_params(workdir / "checkpoints", None)
+    generator = Pretrained(*learner.generator_alone(params), load(workdir).tokenizer)
+    generator.save(tmp_path / "generator")
+    again = load(tmp_path / "generator")
+    encoder = again.model.encoder
+    assert list(again.model.objectives) == ["mlm"] and (encoder.width, encoder.vocab_size) == (8, 31)
+    found, expected = (own.fill_mask("al [MASK] al", top_k=2)[0] for own in (again, generator))
+    assert [one.token for one in found] == [one.token for one in expected]
+    np.testing.assert_allclose(*([one.probability for one in own] for own in (found, expected)), rtol=1e-5)
+    p = load(workdir)
+    tokens = np.array([p.tokenizer.encode_pair("al am bn al", max_length=32).ids])
+    assert p(tokens)["rtd_logits"].shape == tokens.shape
+
+
+@pytest.mark.xdist_group("family-modernbert")
+def test_no_positions_to_extend(experiments, finished):
+    """ModernBERT has no table of them, and says what to give instead."""
+    more = {"init_from": finished["modernbert"], "extend_positions": "copied"}
+    with pytest.raises(ValueError, match="ModernBert has no position table to extend: give its encoder a max_length"):
+        resolve(dataclasses.replace(experiments["modernbert"], **more))
+
+
 def test_layers_of_the_paper():
     """Of 12 layers those that the original's script takes."""
     assert np.round(np.linspace(0, 11, 6)).astype(int).tolist() == [0, 2, 4, 7, 9, 11]
@@ -266,10 +405,11 @@ def test_layers_of_the_paper():
     assert (roberta("large").num_layers, roberta("large").num_heads) == (24, 16)
 
 
+@pytest.mark.xdist_group("family-distilled")
 def test_the_teacher_stays(finished, teacher):
     """It is in the checkpoints, so that a run continues without the teacher's folder, and it is what it was: neither
     gradient nor weight decay; the optimizer has no moments of it."""
-    kept, source = restore_params(finished / "distilled/checkpoints", None), load(teacher).params
+    kept, source = restore_params(finished["distilled"] / "checkpoints", None), load(teacher).params
     jax.tree.map(np.testing.assert_array_equal, kept["teacher"], source["encoder"])
     jax.tree.map(np.testing.assert_array_equal, kept["teacher_head"], source["objectives_mlm"])
     words = (tree["encoder"]["embeddings"]["words"]["table"] for tree in (kept, source))
@@ -285,6 +425,7 @@ def test_the_teacher_stays(finished, teacher):
         ({}, {}, "one objective, 'mlm', and not none"),
     ],
 )
+@pytest.mark.xdist_group("family-distilled")
 def test_what_cannot_be_distilled(experiments, student, objectives, message):
     """Said before anything is compiled."""
     learner = Distill(DistilBert(**SIZES | student), mlm() if objectives is None else objectives)
@@ -292,6 +433,7 @@ def test_what_cannot_be_distilled(experiments, student, objectives, message):
         resolve(dataclasses.replace(experiments["distilled"], learner=learner))
 
 
+@pytest.mark.xdist_group("family-distilled")
 def test_distillation_needs_a_teacher(experiments):
     """Without a checkpoint to start from there is none; nor is one without its weights."""
     with pytest.raises(ValueError, match="the teacher has no weights"):

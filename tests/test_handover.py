@@ -22,6 +22,8 @@ from bert_jax.training.checkpoint import Checkpoints, restore_params, restore_pa
 from bert_jax.training.lamb import Lamb
 from bert_jax.training.optim import BertAdam
 
+pytestmark = pytest.mark.xdist_group("handover")  # the fixtures are runs: made once, in one process
+
 TABLE = np.arange(12, dtype=np.float32).reshape(3, 4)
 PARAMS = {"encoder": {"embeddings": {"positions": {"table": TABLE}, "words": {"table": np.ones((5, 4))}}, "layers": {}}}
 

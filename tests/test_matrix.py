@@ -22,6 +22,8 @@ from bert_jax.tasks.classification import Classification
 from bert_jax.tasks.pretraining import Pretraining
 from bert_jax.training.optim import BertAdam
 
+pytestmark = pytest.mark.xdist_group("matrix")  # the fixtures are runs: made once, in one process
+
 SEEDS = (12345, 12346)
 
 

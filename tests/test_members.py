@@ -28,6 +28,8 @@ from bert_jax.training.log import read_metrics
 from bert_jax.training.optim import BertAdam
 from bert_jax.training.sharding import MeshShape
 
+pytestmark = pytest.mark.xdist_group("members")  # the fixtures are runs: made once, in one process
+
 SEEDS = (7, 8, 9)
 
 

@@ -37,6 +37,8 @@ from bert_jax.training.log import read_metrics
 from bert_jax.training.optim import BertAdam
 from bert_jax.training.sharding import AXES, MeshShape
 
+pytestmark = pytest.mark.xdist_group("packing")  # the fixtures are runs: made once, in one process
+
 V, L, N, D = 37, 40, 2, 12
 LENGTHS = (3, 21, 7, 4, 12, 5, 9, 3, 16, 4, 6, 4)
 B = len(LENGTHS)

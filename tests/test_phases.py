@@ -24,6 +24,8 @@ from bert_jax.training.checkpoint import restore_params, restore_part
 from bert_jax.training.log import read_metrics
 from bert_jax.training.optim import BertAdam
 
+pytestmark = pytest.mark.xdist_group("phases")  # the fixtures are runs: made once, in one process
+
 STEPS = (6, 4)
 ROOT = Path(__file__).parents[1]
 

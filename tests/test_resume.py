@@ -20,6 +20,8 @@ from tests.faults.tiny_run import (
     write_program,
 )
 
+pytestmark = pytest.mark.xdist_group("resume")  # the fixtures are runs: made once, in one process
+
 STEPS, CHECKPOINT_EVERY, EVALUATE_EVERY = 48, 6, 16
 
 

@@ -1,5 +1,5 @@
-"""A member that is defined in this file only, encoder and objective, does what those of the package do: it trains, packs,
-resumes, is split over devices, trained with several seeds at once, evaluated and opened."""
+"""A member that is defined in this file only, encoder and objective, does what those of the package do: it trains, is
+packed, resumes, is split over devices, trained with several seeds at once, evaluated and opened."""
 
 import dataclasses
 
@@ -27,6 +27,8 @@ from bert_jax.training.checkpoint import restore_params
 from bert_jax.training.log import read_metrics
 from bert_jax.training.optim import BertAdam
 from bert_jax.training.sharding import MeshShape
+
+pytestmark = pytest.mark.xdist_group("toy")  # the fixtures are runs: made once, in one process
 
 STEPS = 24
 
@@ -84,7 +86,7 @@ class Length(nn.Module):
 
     @nn.compact
     def outputs(self, encoded):
-        return {"logits": self._found(encoded)}
+        return {"log_length": self._found(encoded)}
 
     @nn.nowrap
     def _found(self, encoded):
@@ -105,7 +107,7 @@ def experiment(tiny_corpus):
         eval_batch_size=32,
         log_every=1,
         eval_every=STEPS,
-        checkpoint_every=4,
+        checkpoint_every=STEPS,
     )
 
 
@@ -134,7 +136,7 @@ def test_it_learns(finished):
 
 def test_it_resumes(experiment, finished, tmp_path, interrupted):
     """Interrupted and started again it ends at the same parameters, to the bit."""
-    interrupted(experiment, tmp_path / "run")
+    interrupted(dataclasses.replace(experiment, checkpoint_every=4), tmp_path / "run")
     train(experiment, tmp_path / "run")
     ours, straight = (restore_params(folder / "checkpoints", None) for folder in (tmp_path / "run", finished))
     jax.tree.map(np.testing.assert_array_equal, ours, straight)
@@ -171,8 +173,9 @@ def test_it_is_opened(finished, tmp_path):
     p = load(finished)
     assert type(p.model.encoder) is Bag and list(p.model.objectives) == ["mlm", "length"]
     tokens = p.tokenizer.encode_pair("al am an", "bl", max_length=16).ids[None]
-    found = p(tokens, mask=np.ones_like(tokens))
-    assert found["hidden"].shape == (*tokens.shape, 32) and found["logits"].shape == (1,)
+    found = p(tokens, np.zeros_like(tokens), np.ones_like(tokens))
+    assert found["hidden"].shape == (*tokens.shape, 32) and found["log_length"].shape == (1,)
+    assert set(found) == {"hidden", "mlm_logits", "log_length"}
     assert p.fill_mask("al [MASK] al", top_k=1)[0][0].probability > 0
     assert p.embed("al am").shape == (32,)
     p.save(tmp_path / "saved", format="bert_jax")
@@ -185,5 +188,7 @@ def test_it_is_opened(finished, tmp_path):
 def test_it_starts_another(experiment, finished, tmp_path):
     """A run that starts from it has its encoder and heads."""
     learner = Multitask(None, {"mlm": Mlm(max_predictions=5)})
-    train(dataclasses.replace(experiment, learner=learner, init_from=finished, steps=2), tmp_path / "run")
+    change = {"learner": learner, "init_from": finished, "dropout": 0.2, "steps": 2}
+    train(dataclasses.replace(experiment, **change), tmp_path / "run")
+    assert load(tmp_path / "run").model.encoder.dropout == 0.2
     assert losses(tmp_path / "run")[0] < 0.9 * losses(finished)[0]

@@ -1,8 +1,9 @@
 """Makes a pre-training corpus from text: python tools/prepare_corpus.py FILES... --tokenizer DIR --output DIR
 
 Text files (plain, one sentence a line, WikiExtractor; `.gz` and `.xz` too) or a TFDS data set (`tfds:wiki40b/en`)
-become sentences, tokens, and BERT's sentence pairs in ArrayRecord shards. All cores work, memory stays bounded, and the
-same input and seed give the same bytes with any number of workers. It ends with the corpus card.
+become sentences, tokens, and BERT's sentence pairs in ArrayRecord shards, or rows full of sentences (`--rows`). All
+cores work, memory stays bounded, and the same input and seed give the same bytes with any number of workers. It ends
+with the corpus card.
 
     python tools/prepare_corpus.py wiki/*.xz --valid held_out.xz --tokenizer runs/vocab --output runs/corpus
 """

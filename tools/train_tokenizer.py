@@ -32,9 +32,10 @@ class Arguments:
 
     files: tyro.conf.Positional[tuple[Path, ...]]  # text files, UTF-8; .gz and .xz are unpacked
     output: Path  # tokenizer folder to make; must not exist
-    kind: Literal["wordpiece", "sentencepiece", "bpe", "gpt2"] = "wordpiece"  # BERT's, a unigram model, RoBERTa's, ...
+    kind: Literal["wordpiece", "sentencepiece", "bpe", "gpt2", "xlm-roberta"] = "wordpiece"
+    """BERT's, a unigram model with BERT's special tokens, RoBERTa's, GPT-2's, or a unigram model with XLM-R's ids"""
     vocab_size: int = 8192  # pieces, the special tokens included
-    cased: bool = False  # keep capitals and accents; byte-level BPE always does
+    cased: bool = False  # keep capitals and accents; RoBERTa's, GPT-2's and XLM-R's always do
     coverage: float = training.COVERAGE  # share of the characters that the alphabet covers; rarer ones become [UNK]
     format: Format = "auto"  # how documents are marked, as in tools/prepare_corpus.py
 
@@ -60,7 +61,10 @@ def train(arguments: Arguments, console: Console) -> None:
         else:
             words = training.count_spaced(texts)
             status.update(f"training on {len(words):,} distinct words, on one core for the same result anywhere")
-            tokenizer = training.sentencepiece_of_counts(words, arguments.vocab_size, lowercase, arguments.coverage)
+            if arguments.kind == "xlm-roberta":
+                tokenizer = training.fairseq_sentencepiece_of_counts(words, arguments.vocab_size, arguments.coverage)
+            else:
+                tokenizer = training.sentencepiece_of_counts(words, arguments.vocab_size, lowercase, arguments.coverage)
         status.update("measuring")
         usage = training.usage(tokenizer, words)
     _save(tokenizer, arguments.output)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from bert_jax.data.instances import Pairs
 from bert_jax.data.sentence_rows import Rows
+from bert_jax.text.segmentation import Segmenter
 
 # Of a file: a card can come from elsewhere, and must not point out of its folder.
 PLAIN_NAME = re.compile(r"\w[\w.-]{,200}", re.ASCII)
@@ -77,6 +78,8 @@ def _fault(card: Any) -> str:
     for name, least in (("max_seq_length", 1), ("vocab_size", 1), ("pad_id", 0)):
         if type(card.get(name)) is not int or not least <= card[name] < 1 << 31:
             return f"{name} is {card.get(name)!r}"
+    if card.get("segmenter", "none") not in get_args(Segmenter):
+        return f"segmenter is {card['segmenter']!r}"
     if card.get("rows", "pairs") not in get_args(Rows):
         return f"rows is {card['rows']!r}"
     if card.get("pairs", "next") not in get_args(Pairs):

@@ -3,9 +3,10 @@
 A corpus folder holds `card.json`, `tokenizer/` and ArrayRecord shards `train-00000-of-0000N.array_record` (and
 `valid-...`). A record is little-endian: uint16 pair label, uint16 length of segment A with its [CLS] and [SEP], then
 the ids of `[CLS] A [SEP] B [SEP]` in the card's dtype; or of a row of sentences, which is segment A and label 0 alone,
-with a [SEP] between documents. `train-lengths.bin` holds the tokens of each instance, uint16,
-so that the lengths of a batch are known without its records. The card is written last and the folder appears by one
-rename, so a folder with a card is a finished corpus.
+with a [SEP] between documents. Where a segmenter found the words, the upper bit of an id says that its token continues
+the word before it. `train-lengths.bin` holds the tokens of each instance, uint16, so that the lengths of a batch are
+known without its records. The card is written last and the folder appears by one rename, so a folder with a card is a
+finished corpus.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ from bert_jax.data.stages import (
     write_all,
 )
 from bert_jax.data.storage import LocalFolder, RemoteFolder, is_url
-from bert_jax.data.store import token_dtype
+from bert_jax.data.store import token_dtype, without_flags
 from bert_jax.data.workers import InOrder, cores, in_order, worker_pool
 from bert_jax.text import tokenizer as tokenizers
 
@@ -125,7 +126,7 @@ def _tokenized(
     elsewhere: bool,
 ) -> dict[str, Counter]:
     """First stage: the counts of the splits whose token stores are in `work` now."""
-    folder, dtype = work / "corpus" / TOKENIZER, token_dtype(tokenizer.vocab_size)
+    folder, dtype = work / "corpus" / TOKENIZER, token_dtype(tokenizer.vocab_size, config.segmenter != "none")
     if elsewhere:
         for source in (documents, valid):
             if not isinstance(source, Divisible | None):
@@ -134,7 +135,7 @@ def _tokenized(
     else:
         given = ((VALID, as_document(document)) for document in valid or ())
         everything = chain(split_by_document(documents, config), given)
-        counts = tokenize_all(everything, folder, work, dtype, config.language, run, progress)
+        counts = tokenize_all(everything, folder, work, dtype, config, run, progress)
     if VALID not in counts and (valid is not None or config.valid_fraction):
         raise ValueError(
             "the held-out split is empty: no document was drawn; raise valid_fraction or give held-out files"
@@ -166,7 +167,7 @@ def _card(
         "fingerprint": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
         "pad_id": tokenizer.pad_id,
-        "dtype": token_dtype(tokenizer.vocab_size).name,
+        "dtype": token_dtype(tokenizer.vocab_size, config.segmenter != "none").name,
         "inputs": {split: list(files) for split, files in inputs.items()},
         "splits": splits,
         "warnings": [warning for split, card in splits.items() for warning in find_warnings(split, card, labels)],
@@ -273,7 +274,8 @@ class Corpus:
 
         Returns:
           tokens int32 [B, L], segments int32 [B, L] (padding 0), lengths int32 [B], pair_label int32 [B] (1 = random
-          next, or swapped; 0 of what is no pair), example uint32 [B] (the indices).
+          next, or swapped; 0 of what is no pair), example uint32 [B] (the indices); where a segmenter found the
+          words, continues bool [B, L], True where a token continues the word before it.
 
         Raises:
           IndexError: an index outside of the split.
@@ -353,7 +355,11 @@ class Corpus:
         pair_label, first = np.ascontiguousarray(rectangle[:, :header]).view("<u2").astype(np.int32).T
         column = np.arange(self.max_length)
         real = column < lengths[:, None]
-        tokens = np.where(real, rectangle[:, header:], self.card["pad_id"]).astype(np.int32)
+        ids, words = rectangle[:, header:], {}
+        if self.card.get("segmenter", "none") != "none":
+            ids, continues = without_flags(ids)
+            words["continues"] = real & continues
+        tokens = np.where(real, ids, self.card["pad_id"]).astype(np.int32)
         check((tokens < self.card["vocab_size"]).all(axis=1), "an id is not in the vocabulary")
         of_pair = (pair_label <= 1) & (first > 2) & (first < lengths - 1)
         check(of_pair if self.has_pairs else (pair_label == 0) & (first == lengths), "its header is impossible")
@@ -362,7 +368,7 @@ class Corpus:
             "segments": (real & (column >= first[:, None])).astype(np.int32),
             "lengths": lengths.astype(np.int32),
             "pair_label": pair_label,
-        }, faults
+        } | words, faults
 
     def _replace(self, index: int, place: int, what: str) -> None:
         """Finds an instance to be read for `index`, as what was read from `place` is damaged."""

@@ -10,15 +10,27 @@ TOKENS, SENTENCES, DOCUMENTS = "tokens.bin", "sentences.bin", "documents.bin"
 DOCUMENTS_AT_ONCE = 1024  # that are copied, some megabytes
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
-    """The narrowest little-endian dtype that holds every id: uint16 up to 65,536 pieces, else uint32."""
-    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+def token_dtype(vocab_size: int, flagged: bool = False) -> np.dtype:
+    """The narrowest little-endian dtype that holds every id: uint16 up to 65,536 pieces, else uint32; `flagged`, with
+    a bit to spare."""
+    return np.dtype("<u2") if vocab_size <= 1 << (15 if flagged else 16) else np.dtype("<u4")
+
+
+def with_flags(tokens: np.ndarray, flags: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Ids with a yes or no each, in the upper bit."""
+    return tokens.astype(dtype) | (flags.astype(dtype) << (8 * dtype.itemsize - 1))
+
+
+def without_flags(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The inverse: ids, and bool."""
+    upper = tokens.dtype.type(1 << (8 * tokens.dtype.itemsize - 1))
+    return tokens & (upper - 1), tokens >= upper
 
 
 class Tokenized(NamedTuple):
     """Some tokenized documents, none of them empty."""
 
-    tokens: np.ndarray  # int [tokens] ids, all sentences one after the other
+    tokens: np.ndarray  # int [tokens] ids, all sentences one after the other, with or without flags
     sentence_lengths: np.ndarray  # int [sentences] tokens in each, at least 1
     document_lengths: np.ndarray  # int [documents] sentences in each, at least 1
 

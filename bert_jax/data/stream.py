@@ -5,6 +5,7 @@ without a prompt begin with (openai/gpt-2 `src/generate_unconditional_samples.py
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def stream_rows(store: TokenStore, first: int, last: int, *, max_seq_length: int
     parts: list[tuple[int, int]] = []
     left = max_seq_length
     bounds = store.sentences[store.documents[first : last + 1]].tolist()
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         while end - start >= left:
             yield Row((*parts, (start, start + left)), truncated=end - start > left)
             parts, start, left = [], start + left, max_seq_length

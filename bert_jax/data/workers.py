@@ -22,9 +22,10 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from bert_jax.data.documents import Document
 from bert_jax.data.instances import HEADER_BYTES, Pairs, RecordPacker, document_instances, document_random
 from bert_jax.data.sentence_rows import RowPacker, Rows, sentence_rows
-from bert_jax.data.store import Tokenized, TokenStore
+from bert_jax.data.store import Tokenized, TokenStore, token_dtype, with_flags
 from bert_jax.data.stream import StreamPacker, stream_rows
 from bert_jax.text import tokenizer as tokenizers
+from bert_jax.text.segmentation import Segmenter, segmented
 from bert_jax.text.sentences import split_sentences
 
 SHARD_TOKENS = 1 << 22  # about 10 MB a shard, so that a small corpus keeps many cores busy
@@ -91,7 +92,9 @@ def _loaded(folder: Path) -> tokenizers.Tokenizer:
     return tokenizers.load(folder)
 
 
-def tokenize(folder: Path, language: str, chunk: tuple[str, list[Document]]) -> tuple[str, Tokenized, dict[str, int]]:
+def tokenize(
+    folder: Path, language: str, segmenter: Segmenter, chunk: tuple[str, list[Document]]
+) -> tuple[str, Tokenized, dict[str, int]]:
     """Splits documents into sentences and these into ids; sentences without tokens and empty documents are dropped.
 
     (create_pretraining_data.py:199-205.)
@@ -99,6 +102,7 @@ def tokenize(folder: Path, language: str, chunk: tuple[str, list[Document]]) -> 
     Args:
       folder: of the saved tokenizer.
       language: of the sentence splitter.
+      segmenter: finds words; the ids then have a flag each, whether they continue one.
       chunk: the split's name, passed through, and its documents.
 
     Returns:
@@ -112,8 +116,15 @@ def tokenize(folder: Path, language: str, chunk: tuple[str, list[Document]]) -> 
         for paragraph in document.paragraphs:
             sentences.extend([paragraph] if document.sentences else split_sentences(paragraph, language))
         ends.append(len(sentences))
-    ids = tokenizer.encode_batch(sentences)
+    if segmenter == "none":
+        ids = tokenizer.encode_batch(sentences)
+    else:
+        both = [segmented(tokenizer, sentence, segmenter) for sentence in sentences]
+        ids, flags = [own for own, _ in both], np.concatenate([np.zeros(0, bool), *(own for _, own in both)])
     tokens = np.concatenate(ids) if ids else np.zeros(0, np.int32)
+    unknown = int(np.count_nonzero(tokens == tokenizer.unk_id))
+    if segmenter != "none":
+        tokens = with_flags(tokens, flags, token_dtype(tokenizer.vocab_size, flagged=True))
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))
     document_of = np.repeat(np.arange(len(documents)), np.diff(ends, prepend=0))
     per_document = np.bincount(document_of[lengths > 0], minlength=len(documents))
@@ -122,7 +133,7 @@ def tokenize(folder: Path, language: str, chunk: tuple[str, list[Document]]) -> 
         "documents": len(found.document_lengths),
         "sentences": len(found.sentence_lengths),
         "tokens": len(tokens),
-        "unknown": int(np.count_nonzero(tokens == tokenizer.unk_id)),
+        "unknown": unknown,
         "single_sentence": int(np.count_nonzero(found.document_lengths == 1)),
         "text_bytes": sum(len(paragraph.encode()) for document in documents for paragraph in document.paragraphs),
     }  # fmt: skip

@@ -64,7 +64,7 @@ def generate(
             raise BadInput(i, f"{reason}: shorten it or lower max_new_tokens ({beginning(text)})")
         prompts.append(ids)
     sampling = None if temperature == 0 else (jnp.float32(temperature), jnp.float32(top_p))
-    cuts = min(top_k, tokenizer.vocab_size - 1), top_p < 1
+    cuts = top_k if top_k < tokenizer.vocab_size else 0, top_p < 1
     (model, params), found = placed(opened), []
     for batch in _batches(prompts, max_new_tokens, encoder.max_length):
         ends, pieces = tokenizer.sep_id, tokenizer.vocab_size

@@ -103,7 +103,7 @@ def encode(opened: Opened, items: Sequence[str | tuple]) -> list[Encoding]:
 def lacks_segments(opened: Opened) -> bool:
     """Whether the texts of a pair would be told apart by segments that the model has not; one without any, as
     DistilBERT, is used to that."""
-    return opened.model.encoder.segment_types == 1 and opened.tokenizer.separators == 1
+    return getattr(opened.model.encoder, "segment_types", 0) == 1 and opened.tokenizer.separators == 1
 
 
 def tokens_of(opened: Opened, index: int, text: str) -> Encoding:

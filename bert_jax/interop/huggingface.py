@@ -22,6 +22,7 @@ from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.multilabel import MultiLabel
 from bert_jax.objectives.nsp import Nsp
+from bert_jax.objectives.plm import Plm
 from bert_jax.objectives.regress import Regress
 from bert_jax.objectives.rtd import Rtd
 from bert_jax.objectives.sop import Sop
@@ -39,7 +40,7 @@ CHECKS = {
     "classifier_dropout": (lambda value: type(value) in (int, float) and 0 <= value < 1, "a number from 0, below 1"),
     "seq_classif_dropout": (lambda value: type(value) in (int, float) and 0 <= value < 1, "a number from 0, below 1"),
 }
-CHECKS["classifier_dropout_prob"] = CHECKS["classifier_dropout"]
+CHECKS["classifier_dropout_prob"] = CHECKS["summary_last_dropout"] = CHECKS["classifier_dropout"]
 
 
 def read(folder: Path) -> ForeignCheckpoint:
@@ -181,6 +182,10 @@ def heads_of(
         if member.architectures[frozenset({CausalLm})] in (config.get("architectures") or ()):
             tied = config["tie_word_embeddings"] and member.decoder not in state
             objectives["lm"] = CausalLm(tied=tied, init_stddev=deviation, transform=False)
+    elif frozenset({Plm}) in member.architectures:
+        if member.bias in state:
+            tied = config["tie_word_embeddings"] and member.decoder not in state
+            objectives["plm"] = Plm(tied=tied, init_stddev=deviation)
     elif any(name.startswith(member.predictions) for name in state):
         objectives["mlm"] = Mlm(
             activation=member.mlm_activation or encoder.activation,
@@ -301,7 +306,7 @@ def config_of(checkpoint: ForeignCheckpoint) -> dict[str, Any]:
                 f"activation is {encoder.activation!r} in the encoder and {head.activation!r} in the head {name!r}: "
                 "config.json has one field for both"
             )
-        if isinstance(head, CausalLm):
+        if isinstance(head, CausalLm | Plm):
             config["tie_word_embeddings"] = head.tied
         if isinstance(head, Classify | Regress | MultiLabel | Tag | Choice):
             field = member.tag_dropout if isinstance(head, Tag) else member.head_dropout

@@ -16,6 +16,7 @@ import numpy as np
 
 from bert_jax.interop.members import member_of
 from bert_jax.interop.parameter import Parameter
+from bert_jax.models.mpnet import BUCKETS
 from bert_jax.objectives.choice import Choice
 from bert_jax.objectives.nsp import Nsp
 from bert_jax.objectives.regress import Regress
@@ -48,7 +49,7 @@ def sizes(encoder: nn.Module, classes: int = 0) -> dict[str, int]:
         "V": encoder.vocab_size, "L": positions, "S": encoder.segment_types, "D": encoder.width,
         "E": getattr(encoder, "embedding_width", encoder.width), "U": encoder.width, "H": encoder.num_heads, "K": head,
         "F": encoder.mlp_width, "C": classes,
-        "J": len(JOINED), "G": 2,
+        "J": len(JOINED), "G": 2, "R": BUCKETS,
     }  # fmt: skip
 
 
@@ -112,7 +113,7 @@ def _joined(name: str) -> list[str]:
 def _take(tensors, axes: str, inner: str, size: dict[str, int], used: set[str], wrong: list[str], name: str):
     """One tensor with its axes in our order; what is wrong with it is noted, so that all faults come in one error."""
     used.add(name)
-    shape = tuple(math.prod(size[a] for a in group) for group in groups(axes))
+    shape = tuple(math.prod(1 if a == "1" else size[a] for a in group) for group in groups(axes))
     tensor = tensors.get(name)
     if tensor is None:
         wrong.append(f"{name} is missing, wanted {shape}")

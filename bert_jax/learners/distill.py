@@ -68,6 +68,12 @@ class Distill(nn.Module):
         if "mlm" not in model.objectives:
             raise ValueError(f"the teacher has no masked LM, only {', '.join(model.objectives) or 'its encoder'}")
         teacher, student, head = model.encoder, self.encoder, model.objectives["mlm"]
+        for name, encoder in (("teacher", teacher), ("student", student)):
+            if encoder.layer_sets != encoder.num_layers:
+                raise ValueError(
+                    f"the layers of the {name} share their parameters ({encoder.layer_sets} for {encoder.num_layers}): "
+                    "there are none to choose the student's from"
+                )
         for field, fits in (("width", int.__eq__), ("max_length", int.__ge__), ("num_layers", int.__ge__)):
             there, here = getattr(teacher, field), getattr(student, field)
             if not fits(there, here):

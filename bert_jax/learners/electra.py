@@ -1,4 +1,5 @@
-"""ELECTRA's pre-training: a generator replaces tokens, a discriminator finds which (Clark et al. 2020, arXiv 2003.10555).
+"""ELECTRA's pre-training: a generator replaces tokens, a discriminator finds which (Clark et al. 2020, arXiv
+2003.10555).
 
 The code followed is google-research/electra, `run_pretraining.py` (`PretrainingModel`).
 """
@@ -26,8 +27,8 @@ class GeneratorDiscriminator(nn.Module):
     discriminator says of every token whether it is the original's; one that is drawn as it was counts as original
     (section 2). Both have the embeddings of tokens, positions and segments, and their norm, in common, which is one
     parameter with the gradients of both; the layers, and the projections between, each has its own. Nothing is learned
-    through the draw. The generator ends with the run: what `load` opens is the discriminator, `generator` gives the
-    other one, and a run that starts from a checkpoint has a new one.
+    through the draw. What `load` opens of a run is the discriminator; `generator_alone` gives the other one, and a run
+    that starts from a checkpoint has a new generator.
 
     Attributes:
         encoder: of the discriminator.
@@ -53,9 +54,13 @@ class GeneratorDiscriminator(nn.Module):
 
     @nn.nowrap
     def generator_alone(self, params: Mapping[str, Any]) -> tuple[Multitask, dict[str, Any]]:
-        """The generator as a model of its own, and its part of a run's parameters (`training.checkpoint.
-        restore_params`), the embeddings among them."""
-        model = Multitask(generator_of(self.encoder, self.generator_size), {"mlm": self.objectives["mlm"]}, parent=None)
+        """The generator as a model of its own, and its part of a run's parameters, the embeddings among them.
+
+        The learner may be that of the run's record, which leaves the size of the vocabulary to the data.
+        """
+        rows = params["encoder"]["embeddings"]["words"]["table"].shape[0]
+        own = generator_of(self.encoder.clone(vocab_size=rows), self.generator_size)
+        model = Multitask(own, {"mlm": self.objectives["mlm"]}, parent=None)
         encoder = {"embeddings": params["encoder"]["embeddings"], **params["generator"]}
         return model, {"encoder": encoder, "objectives_mlm": params["objectives_mlm"]}
 

@@ -89,7 +89,9 @@ class Gpt2Embeddings(nn.Module):
         positions = Table("LD", (self.max_length, self.width), self.init_stddev / 2, name="positions")
         x = words(batch["tokens"])
         x += positions(batch["positions"]) if "positions" in batch else positions.table[: x.shape[1]]
-        return Dropout(self.dropout, self.dropout_bits)(x, train, Places.of_tokens(token_index, self.width)), words.table
+        return Dropout(self.dropout, self.dropout_bits)(
+            x, train, Places.of_tokens(token_index, self.width)
+        ), words.table
 
 
 class PreNormLayer(nn.Module):

@@ -23,8 +23,8 @@ class ModernBert(Tower):
     everything in every third layer and to their neighbourhood in the others; the defaults are ModernBERT-base.
 
     Segments of a batch are not looked at. The first layer has no norm before its attention, since the embeddings end in
-    one: row 0 of `layers/attention_norm/scale` is of no layer, and stays 1. Sequences that share a row must each be in
-    one piece, as packing has them: a window is of neighbouring columns.
+    one: row 0 of `layers/attention_norm/scale` is of no layer, and nothing depends on it. Sequences that share a row
+    must each be in one piece, as packing has them: a window is of neighbouring columns.
 
     Attributes:
         max_length: the longest input; there is no table of positions.

@@ -97,12 +97,13 @@ def encode(
         layer: `(x [B, L, D], lengths, sequence_ids, train, token_index) -> [B, L, D]`, as `Layer`; named "layers".
         batch: `tokens` [B, L]; `segments` [B, L], all 0 by default; `lengths` [B] of right-padded rows, or
             `sequence_ids` [B, L] with 0 for padding; `positions` [B, L], by default those of the row; `row` [B], the
-            number of each row in the batch that this one is a part of, for dropout. With `packing` [G, R, M]
+            number of each row in the batch that this one is a part of, for dropout; `token_index` [B, L] in its place,
+            a number of each token, in rows that may be longer than the encoder's. With `packing` [G, R, M]
             (`data.packing.plan`) right-padded rows are computed in these packed ones, and what is returned is that of
             the rows of the batch, with 0 at padding.
         pooler: whether there is one, over the first token or, where tokens see those before them only (`causal`), over
             the last one.
-        last_norm: over the tower's output, of layers that begin with their norm; the inner layers stay without.
+        last_norm: over the output of the last layer, of layers that begin with their norm; the others stay without.
         context: what else each layer is called with, made of the rows that are computed.
         numbered: each layer is called with its number, too, as its last argument (`nn.stack`).
 
@@ -131,6 +132,7 @@ def encode(
     )
     if last_norm is not None:
         hidden = last_norm(hidden)
+        layers = layers.at[-1].set(hidden)
     pooled = None
     if pooler:  # modeling.py:224-232: always tanh, whatever the activation
         first = Linear("BD,DE->BE", (encoder.width,), stddev=encoder.init_stddev, dtype=encoder.dtype, name="pooler")
@@ -165,7 +167,7 @@ def _check(encoder: Tower, batch: Mapping[str, Array]) -> None:
     if encoder.vocab_size <= 0:
         raise ValueError(f"vocab_size is {encoder.vocab_size}: give the tokenizer's")
     length = batch["tokens"].shape[1]
-    if length > encoder.max_length:
+    if length > encoder.max_length and "token_index" not in batch:
         raise ValueError(f"rows of {length} tokens, but the position table has {encoder.max_length} (max_length)")
     if "packing" in batch and ("sequence_ids" in batch or "positions" in batch):
         raise ValueError("packing is of right-padded rows: it makes sequence_ids and positions itself")
@@ -259,6 +261,7 @@ class Layer(nn.Module):
         sequence_ids: Int[Array, "B L"] | None,
         train: bool,
         token_index: UInt32[Array, "B L"],
+        bias: Float[Array, "#B H L M"] | None = None,
     ) -> Float[Array, "B L D"]:
         places = Places.of_tokens(token_index, x.shape[-1])
         drop = Dropout(self.dropout, self.dropout_bits)
@@ -272,8 +275,8 @@ class Layer(nn.Module):
             self.dropout_bits,
             name="attention",
         )
-        mixed = drop(attention(x, lengths, sequence_ids, train, token_index), train, places)
-        x = LayerNorm(self.norm_epsilon, name="attention_norm")(x + mixed)
+        mixed = attention(x, lengths, sequence_ids, train, token_index, bias=bias)
+        x = LayerNorm(self.norm_epsilon, name="attention_norm")(x + drop(mixed, train, places))
         wide = Mlp(self.mlp_width, self.activation, self.init_stddev, self.dtype, name="mlp")(x)
         return LayerNorm(self.norm_epsilon, name="mlp_norm")(x + drop(wide, train, places))
 
@@ -298,7 +301,9 @@ def layer_of(encoder: Tower, causal: bool = False) -> Layer:
 
 def _token_index(rows: Mapping[str, Array], stride: int, packed: bool) -> UInt32[Array, "R M"]:
     """b * `stride` + l of the token in column l of row b of the batch, of the whole one where this is a micro-batch,
-    wherever it is computed."""
+    wherever it is computed; or the one that it brings."""
+    if "token_index" in rows:
+        return rows["token_index"]
     if packed:
         row, column = rows.get("row", rows["sequence_ids"] - 1), rows["positions"]
     else:

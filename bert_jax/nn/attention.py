@@ -58,15 +58,17 @@ def attend(
     causal: bool = False,
     window: int | Int[Array, ""] | None = None,
     visible: Bool[Array, "B 1 L M"] | None = None,
+    bias: Float[Array, "#B H L M"] | None = None,
     dropout=lambda probabilities: probabilities,
 ) -> tuple[Float[Array, "B H L K"], Float[Array, "B H L M"]]:
     """Scaled dot-product attention; returns the mixed values and the probabilities before dropout.
 
     Scores and softmax are float32. A masked score becomes the most negative finite number, which after the softmax is
     the same 0.0 as with the original's adder of -10000 (modeling.py:712); a row without any visible key stays finite.
-    `visible` is in place of all that says which keys a query sees.
+    `visible` is in place of all that says which keys a query sees; `bias` is added to the scores.
     """
     scores = dot("BHLK,BHMK->BHLM", query, key, dtype) * (query.shape[-1] ** -0.5)
+    scores = scores if bias is None else scores + bias
     if visible is None:
         visible = visible_keys(key.shape[2], lengths, sequence_ids, causal, window)
     if visible is not None:
@@ -84,14 +86,18 @@ def fused(
     sequence_ids: Int[Array, "B M"] | None = None,
     causal: bool = False,
     window: int | Int[Array, ""] | None = None,
+    bias: Float[Array, "#B H L M"] | None = None,
     kind: AttentionKind = "cudnn",
 ) -> Float[Array, "B H L K"]:
     """The mixed values of `attend` by `jax.nn.dot_product_attention`, without dropout and rounded to `dtype`.
 
     cuDNN keeps no [L, M] array, and wants bfloat16. Right padding reaches it as lengths, of which none may be 0; which
     sequence of a packed row a token belongs to, and a window, only as a mask, which becomes such an array again: the
-    windows that cuDNN knows are to the left alone.
+    windows that cuDNN knows are to the left alone. Raises ValueError for a bias with cuDNN, whose gradient it gives for
+    some shapes only.
     """
+    if bias is not None and kind == "cudnn":
+        raise ValueError("attention 'cudnn' has no bias on the scores that is learned: take attention 'plain' or 'xla'")
     query, key, value = (jnp.swapaxes(x.astype(dtype), 1, 2) for x in (query, key, value))
     mask = None
     if sequence_ids is not None or window is not None:
@@ -102,6 +108,7 @@ def fused(
         query,
         key,
         value,
+        bias=bias,
         mask=mask,
         is_causal=causal,
         key_value_seq_lengths=lengths if mask is None else None,
@@ -139,9 +146,11 @@ class SelfAttention(nn.Module):
         token_index: UInt32[Array, "B L"] | None = None,
         turned: Float[Array, "2 #B L half"] | None = None,
         window: int | Int[Array, ""] | None = None,
+        bias: Float[Array, "#B H L M"] | None = None,
     ) -> Float[Array, "B L D"]:
         """Dropout is a function of `token_index`, by default of the place in the array; queries and keys are rotated
-        by `turned` (`nn.rotary.turns`); a token sees `window` others on each side (`visible_keys`)."""
+        by `turned` (`nn.rotary.turns`); a token sees `window` others on each side (`visible_keys`); `bias` is added to
+        the scores."""
         width = x.shape[-1]
         head_width = width // self.num_heads
         qkv = Linear(
@@ -149,8 +158,10 @@ class SelfAttention(nn.Module):
         )(x)
         if turned is not None:
             qkv = rotate(qkv[0], turned), rotate(qkv[1], turned), qkv[2]
-        seen = {"lengths": lengths, "sequence_ids": sequence_ids, "causal": self.causal, "window": window}
+        seen = {"lengths": lengths, "sequence_ids": sequence_ids, "causal": self.causal, "window": window, "bias": bias}
         if self.has_variable(cache.CACHE, "key"):  # generation: its callers alone bring one (`nn.cache`)
+            if window is not None or bias is not None:
+                raise ValueError("attention with a cache knows no window and no bias, so this encoder cannot generate")
             *known, visible = cache.joined(self, *qkv[1:])
             mixed, _ = attend(qkv[0], *known, compute_dtype(self.dtype), visible=visible)
         elif self.kind == "plain":

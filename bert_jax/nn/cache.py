@@ -29,7 +29,7 @@ def joined(
     module: nn.Module, key: Float[Array, "B H L K"], value: Float[Array, "B H L K"]
 ) -> tuple[Float[Array, "B H M K"], Float[Array, "B H M K"], Bool[Array, "B 1 L M"]]:
     """All keys and values that a layer has seen, those of the L new tokens among them, and which of them each new token
-    sees: those up to its own column. What right padding has left behind a row's tokens is overwritten before it is seen.
+    sees: those up to its own column. What right padding leaves behind a row's tokens is overwritten before it is seen.
 
     Args:
         module: whose variables they are, called from its compact method.

@@ -21,9 +21,10 @@ from bert_jax.nn.norm import LayerNorm
 # ELECTRA in transformers gelu (`modeling_electra.py`, ElectraClassificationHead). `last` is for
 # encoders that read from left to right: the hidden state of the last token that is no padding, as it is, and a
 # projection without bias (transformers `modeling_gpt2.py`, GPT2ForSequenceClassification).
+# `last_tanh` is that state through a layer with tanh: XLNet's (zihangdai/xlnet `modeling.py`, `summarize_sequence`).
 # ModernBERT's is `gelu_norm` on the first token or, `mean_gelu_norm`, on the mean over the tokens that are no padding:
 # a layer without bias, GELU, a norm without bias (transformers `modeling_modernbert.py`, ModernBertPredictionHead).
-Hidden = Literal["none", "tanh", "relu", "gelu", "last", "gelu_norm", "mean_gelu_norm"]
+Hidden = Literal["none", "tanh", "relu", "gelu", "last", "last_tanh", "gelu_norm", "mean_gelu_norm"]
 
 HIDDEN_NORM_EPSILON = 1e-5  # that of ModernBERT's norms
 
@@ -88,13 +89,15 @@ def _own_pooled(head: nn.Module, encoded: Encoded, train: bool) -> Float[Array, 
         return encoded.last_hidden()
     if head.hidden == "mean_gelu_norm":
         return gelu_norm("BD,DE->BE", encoded.mean_hidden(), head.init_stddev)
-    first, dtype = encoded.hidden[:, 0], encoded.hidden.dtype
+    first = encoded.last_hidden() if head.hidden == "last_tanh" else encoded.hidden[:, 0]
+    dtype = encoded.hidden.dtype
     if head.hidden == "gelu_norm":
         return gelu_norm("BD,DE->BE", first, head.init_stddev)
     if head.hidden in ("tanh", "gelu"):  # RoBERTa's and ELECTRA's have dropout before the layer, too
         first = Dropout(head.dropout)(first, train, Places.of_array(first.shape, encoded.row))
     hidden = Linear("BD,DE->BE", first.shape[-1:], head.init_stddev, dtype=str(dtype), name="hidden")(first)
-    return (jnp.tanh(hidden) if head.hidden == "tanh" else ACTIVATIONS[head.hidden](hidden)).astype(dtype)
+    activation = jnp.tanh if head.hidden in ("tanh", "last_tanh") else ACTIVATIONS[head.hidden]
+    return activation(hidden).astype(dtype)
 
 
 def gelu_norm(equation: str, x: Float[Array, "... D"], stddev: float) -> Float[Array, "... E"]:

@@ -28,7 +28,7 @@ class Mlm(nn.Module):
         whole_word: predict all pieces of a word or none; the 80/10/10 coin is still tossed for each piece
             (create_pretraining_data.py:391-401).
         masking: what chooses the positions in its own way, and which of them share a coin: `objectives.spans.Spans`,
-            or another dataclass with its `choose`.
+            `objectives.ngrams.Ngrams`, or another dataclass with their `choose`.
         vocab_size: V; 0 stands for the tokenizer's.
         special_ids: ids of [CLS], [SEP], [MASK]; empty stands for the tokenizer's.
         static: one corruption per instance for the whole training, as the original's prepared data has (with its

@@ -78,16 +78,14 @@ class Pretraining:
     def baselines(self, train: "Instances", evaluation: "Instances") -> dict[str, float]:
         """What answers reach that ignore the input: always the training split's frequencies, or its commonest token
         or label. `mlm/loss` is the entropy of the tokens in nats, `nsp/loss` that of the labels, of which more than
-        half are random; with labels of the order it is `sop/loss`."""
+        half are random; with labels of the order it is `sop/loss`, and there is none where rows are no pairs."""
         tokens, labels = train.frequencies()
         held_out_tokens, held_out_labels = evaluation.frequencies()
-        name = {"next": "nsp", "order": "sop"}[train.corpus.pairs]
-        return {
-            "mlm/loss": _entropy(tokens),
-            "mlm/accuracy": float(held_out_tokens[tokens.argmax()]),
-            f"{name}/loss": _entropy(labels),
-            f"{name}/accuracy": float(held_out_labels[labels.argmax()]),
-        }
+        found = {"mlm/loss": _entropy(tokens), "mlm/accuracy": float(held_out_tokens[tokens.argmax()])}
+        if train.corpus.has_pairs:
+            name = {"next": "nsp", "order": "sop"}[train.corpus.pairs]
+            found |= {f"{name}/loss": _entropy(labels), f"{name}/accuracy": float(held_out_labels[labels.argmax()])}
+        return found
 
     metric_names = ()
 
@@ -125,7 +123,7 @@ class Instances:
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         batch = self.corpus.read(self._in_corpus(indices))
-        return batch | {"continues": self.tokenizer.continues[batch["tokens"]]}
+        return {"continues": self.tokenizer.continues[batch["tokens"]]} | batch  # the corpus' own, if it has them
 
     def lengths_of(self, indices: np.ndarray) -> np.ndarray:
         return self.corpus.lengths_of(self._in_corpus(indices))

@@ -8,13 +8,13 @@ import base64
 import hashlib
 import json
 import os
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from bert_jax.text.sentencepiece import WORD_MARK, parse
+from bert_jax.text.sentencepiece_file import CONTROL, UNKNOWN, model_of, normalizer_of
 from bert_jax.text.tokenizer import Encoding, Tokenizer, checked, write_new
 
 MODEL, LIBRARY, CONFIG = "sentencepiece.bpe.model", "tokenizer.json", "tokenizer_config.json"
@@ -22,11 +22,7 @@ FIRST = ("<s>", "<pad>", "</s>", "<unk>")  # here
 FIRST_THERE = ("<unk>", "<s>", "</s>")  # in the model
 MASK = "<mask>"
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", MASK)
-# Field numbers of sentencepiece_model.proto; the package's own reader of it wants one version of protobuf alone.
-PIECES, NORMALIZER = 1, 3
-PIECE, SCORE, TYPE = 1, 2, 3
-NAME, CHARACTERS, DUMMY_PREFIX, EXTRA_WHITESPACES = 1, 2, 3, 4
-UNKNOWN, CONTROL = 2, 3  # types; a normal piece is 1, the default
+TYPES = {"<unk>": UNKNOWN, "<s>": CONTROL, "</s>": CONTROL}  # in the model
 
 
 class FairseqSentencePiece(Tokenizer):
@@ -56,7 +52,7 @@ class FairseqSentencePiece(Tokenizer):
         self._ids = np.array([3, 0, 2, *range(4, len(there) + 1)], np.int32)  # by the number in the model
         pieces = [*FIRST, *there[3:], MASK]
         scores = library.get_score(list(range(len(there))))
-        kind = {"kind": "fairseq sentencepiece", "normalizer": _normalizer(self._content)}
+        kind = {"kind": "fairseq sentencepiece", "normalizer": normalizer_of(self._content)}
         content = json.dumps(kind | {"pieces": there, "scores": scores})
         super().__init__(
             pieces,
@@ -85,7 +81,7 @@ class FairseqSentencePiece(Tokenizer):
         return self._library.decode([0 if i == self.unk_id else i - 1 for i in kept])
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write `sentencepiece.bpe.model` and `tokenizer_config.json`, which XLMRobertaTokenizer of transformers opens."""
+        """Write `sentencepiece.bpe.model` and `tokenizer_config.json`, which XLMRobertaTokenizer opens."""
         config = {"tokenizer_class": "XLMRobertaTokenizer"}
         write_new(Path(folder) / MODEL, self._content)
         write_new(Path(folder) / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
@@ -130,55 +126,4 @@ def read(folder: Path) -> FairseqSentencePiece:
     if set(kinds) - known or schemes != ["always"] or len(maps) > 1 or vocabulary[-1][0] != MASK:
         raise ValueError(f"{file} is of a tokenizer that is not XLM-R's: {', '.join(kinds)}, {schemes}, {len(maps)}")
     there = [(piece, 0.0) for piece in FIRST_THERE] + vocabulary[len(FIRST) : -1]
-    return FairseqSentencePiece(_model(there, maps[0] if maps else b""))
-
-
-# ---- the model's file, a protocol buffer -----------------------------------------------------------------------------
-
-
-def _normalizer(model: bytes) -> list:
-    """What a model does to the characters of a text, as it says in its file: the map, and two options."""
-    (fields,) = [dict(_fields(value)) for number, value in _fields(model) if number == NORMALIZER] or [{}]
-    characters = hashlib.sha256(fields.get(CHARACTERS, b"")).hexdigest()
-    return [characters, bool(fields.get(DUMMY_PREFIX, 1)), bool(fields.get(EXTRA_WHITESPACES, 1))]
-
-
-def _model(pieces: Sequence[tuple[str, float]], characters: bytes) -> bytes:
-    """The file of a unigram model of these pieces with their scores, of which the first three are special."""
-    types = {"<unk>": UNKNOWN, "<s>": CONTROL, "</s>": CONTROL}
-    parts = []
-    for i, (piece, score) in enumerate(pieces):
-        text = piece.encode()
-        fields = _field(PIECE, text) + bytes([SCORE << 3 | 5]) + struct.pack("<f", score)
-        parts.append(_field(PIECES, fields + (bytes([TYPE << 3, types[piece]]) if i < 3 else b"")))
-    return b"".join(parts) + _field(NORMALIZER, _field(NAME, b"nmt_nfkc") + _field(CHARACTERS, characters))
-
-
-def _field(number: int, value: bytes) -> bytes:
-    size, length = len(value), b""
-    while size > 127:
-        length, size = length + bytes([size & 127 | 128]), size >> 7
-    return bytes([number << 3 | 2]) + length + bytes([size]) + value
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of each field."""
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = message[at]
-            value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
-            if byte < 128:
-                return value
-
-    while at < len(message):
-        tag = varint()
-        if tag & 7 == 0:
-            yield tag >> 3, varint()
-            continue
-        size = {1: 8, 5: 4}.get(tag & 7) or varint()
-        at += size
-        yield tag >> 3, message[at - size : at]
+    return FairseqSentencePiece(model_of(there, TYPES, maps[0] if maps else b""))

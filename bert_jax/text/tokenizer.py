@@ -110,7 +110,8 @@ class Tokenizer(abc.ABC):
             ids += [text.ids, [self.sep_id] * after]
             offsets += [text.offsets, np.zeros((after, 2))]
             segments += [[segment if self.separators == 1 else 0] * (len(text.ids) + after)]
-        return Encoding(*(np.concatenate(parts, dtype=np.int32, casting="unsafe") for parts in (ids, offsets, segments)))
+        parts = ids, offsets, segments
+        return Encoding(*(np.concatenate(part, dtype=np.int32, casting="unsafe") for part in parts))
 
     def special_tokens(self, texts: int) -> int:
         """How many special tokens there are around so many texts, 1 or 2."""
@@ -128,7 +129,7 @@ class Tokenizer(abc.ABC):
 def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
     """Open a saved tokenizer: SentencePiece from `spiece.model`, WordPiece from `vocab.txt`, byte-level BPE from
     `vocab.json` with `merges.txt`, XLM-R's from `sentencepiece.bpe.model`, or one of the latter three from
-    `tokenizer.json`.
+    `tokenizer.json`, as ALBERT's SentencePiece; ModernBERT's has nothing else.
 
     lowercase: WordPiece only. None takes `do_lower_case` from `tokenizer_config.json`; where that does not say, a
       vocabulary with a capital letter from A to Z in any piece but the bracketed ones is cased, any other is uncased
@@ -138,7 +139,7 @@ def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
     Raises FileNotFoundError when the folder or its tokenizer file is missing; ValueError when the folder holds both
     kinds, contradicts `lowercase`, or asks for an option that BERT's tokenizer does not have.
     """
-    from bert_jax.text import bpe, fairseq_sentencepiece
+    from bert_jax.text import albert_sentencepiece, bpe, bracketed_bpe, fairseq_sentencepiece
     from bert_jax.text.sentencepiece import SentencePiece
     from bert_jax.text.wordpiece import WordPiece, has_capitals, read_library, read_vocabulary
 
@@ -151,12 +152,21 @@ def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
     if model_file.exists():
         if lowercase is not None:
             raise ValueError(f"lowercase={lowercase} does not apply to {model_file}, which holds its own rules")
-        return SentencePiece(model_file)
+        of_albert = albert_sentencepiece.is_saved_in(folder)
+        return albert_sentencepiece.read(folder) if of_albert else SentencePiece(model_file)
     if fairseq_sentencepiece.is_saved_in(folder):
         if lowercase is not None:
             raise ValueError(f"lowercase={lowercase} does not apply to XLM-R's tokenizer, which keeps the case")
         return fairseq_sentencepiece.read(folder)
     library_file = folder / "tokenizer.json"
+    if albert_sentencepiece.is_saved_in(folder):
+        if lowercase is not None:
+            raise ValueError(f"lowercase={lowercase} does not apply to {library_file}, which holds its own rules")
+        return albert_sentencepiece.read(folder)
+    if bracketed_bpe.is_saved_in(folder):
+        if lowercase is not None:
+            raise ValueError(f"lowercase={lowercase} does not apply to byte-level BPE, which keeps every byte")
+        return bracketed_bpe.read(folder)
     if bpe.is_saved_in(folder):
         if vocab_file.exists():
             raise ValueError(f"{folder} holds both vocab.txt and {bpe.VOCABULARY}: remove the one of another tokenizer")

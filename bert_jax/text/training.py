@@ -13,14 +13,16 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import sentencepiece
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers, trainers
 
-from bert_jax.text import bpe
+from bert_jax.text import bpe, fairseq_sentencepiece
 from bert_jax.text.bpe import ByteLevelBpe
+from bert_jax.text.fairseq_sentencepiece import FairseqSentencePiece
 from bert_jax.text.sentencepiece import SentencePiece
 from bert_jax.text.tokenizer import SPECIALS, Tokenizer
 from bert_jax.text.wordpiece import MAX_WORD, STAND_IN, BasicTokenizer, WordPiece
@@ -206,6 +208,33 @@ def sentencepiece_of_counts(
     words: Mapping[str, int], vocab_size: int, lowercase: bool, coverage: float = COVERAGE
 ) -> SentencePiece:
     """`train_sentencepiece` for words already counted by `count_spaced`."""
+    special_tokens = {
+        "pad_id": 0,
+        "unk_id": 1,
+        "bos_id": -1,  # none: BERT has no sentence marks
+        "eos_id": -1,
+        "pad_piece": SPECIALS[0],
+        "unk_piece": SPECIALS[1],
+        "control_symbols": list(SPECIALS[2:]),
+    }
+    return SentencePiece(_unigram(words, vocab_size, lowercase, coverage, special_tokens))
+
+
+def fairseq_sentencepiece_of_counts(
+    words: Mapping[str, int], vocab_size: int, coverage: float = COVERAGE
+) -> FairseqSentencePiece:
+    """The same with XLM-R's ids (`text.fairseq_sentencepiece`); capitals are kept."""
+    ours = len(fairseq_sentencepiece.SPECIALS) - len(fairseq_sentencepiece.FIRST_THERE)  # <pad> and <mask>
+    try:
+        return FairseqSentencePiece(_unigram(words, vocab_size - ours, False, coverage, {}))
+    except ValueError as error:
+        raise ValueError(f"vocab_size {vocab_size}, of which <pad> and <mask> are not in the model: {error}") from error
+
+
+def _unigram(
+    words: Mapping[str, int], vocab_size: int, lowercase: bool, coverage: float, special_tokens: Mapping[str, Any]
+) -> bytes:
+    """The file of a model; `special_tokens` are options of the library, its own by default."""
     if not words:
         raise ValueError("the text has no words to train on")
     if not 0 < coverage <= 1:
@@ -224,17 +253,11 @@ def sentencepiece_of_counts(
             normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
             num_threads=1,
             minloglevel=2,
-            pad_id=0,
-            unk_id=1,
-            bos_id=-1,  # none: BERT has no sentence marks
-            eos_id=-1,
-            pad_piece=SPECIALS[0],
-            unk_piece=SPECIALS[1],
-            control_symbols=list(SPECIALS[2:]),
+            **special_tokens,
         )
     except RuntimeError as error:
         raise ValueError(f"no SentencePiece model of {vocab_size} pieces for this text: {error}") from error
-    return SentencePiece(model.getvalue())
+    return model.getvalue()
 
 
 def bpe_of_counts(

@@ -21,6 +21,9 @@ from tokenizers import models, normalizers, pre_tokenizers
 
 from bert_jax.text.tokenizer import SPECIALS, Encoding, Tokenizer, write_new
 
+# MPNet's vocabulary is BERT's between fairseq's special tokens, of which all are used but the unknown one, unless BERT's
+# is not there (transformers, MPNetTokenizer).
+MPNET_SPECIALS = ("<pad>", "[UNK]", "<s>", "</s>", "<mask>")
 # One thread a process unless the user says otherwise: corpus preparation runs a process per core, and a process that
 # forks after the library has started threads would hang or warn.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -71,7 +74,7 @@ class BasicTokenizer:
 
 
 class WordPiece(Tokenizer):
-    """BERT's WordPiece.
+    """BERT's WordPiece, or where the vocabulary has fairseq's special tokens, MPNet's, whose pairs have two separators.
 
     The bracketed names have no meaning inside a text: "[MASK]" there is a bracket, a word and a bracket, as in the
     original, so no text can smuggle in a special token.
@@ -84,22 +87,25 @@ class WordPiece(Tokenizer):
         lowercase: lower the text and strip its accents (an "uncased" model).
 
         Raises FileNotFoundError for a missing file; ValueError for a vocabulary that is empty, not UTF-8, repeats a
-        piece, or lacks one of [PAD] [UNK] [CLS] [SEP] [MASK].
+        piece, or lacks one of [PAD] [UNK] [CLS] [SEP] [MASK], or of <pad> <s> </s> <mask> with [UNK] or <unk>.
         """
         if isinstance(vocabulary, str | os.PathLike):
             pieces, source = read_vocabulary(vocabulary), str(vocabulary)
         else:
             pieces, source = [piece.strip() for piece in vocabulary], "the vocabulary"
-        ids = _check(pieces, source)
+        specials = _specials(pieces)
+        ids = _check(pieces, source, specials)
         content = json.dumps({"kind": "wordpiece", "lowercase": lowercase, "pieces": pieces})
         super().__init__(
             pieces,
-            SPECIALS,
+            specials,
             continues=np.array([piece.startswith("##") for piece in pieces]),
             fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+            separators=1 if specials == SPECIALS else 2,
         )
         self.basic = BasicTokenizer(lowercase)
-        self._library = Library(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD))
+        unknown = self.pieces[self.unk_id]
+        self._library = Library(models.WordPiece(ids, unk_token=unknown, max_input_chars_per_word=MAX_WORD))
         self._library.normalizer = self.basic.normalizer
         self._library.pre_tokenizer = self.basic.pre_tokenizer
 
@@ -127,8 +133,11 @@ class WordPiece(Tokenizer):
         return " ".join(kept).replace(" ##", "")
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write `vocab.txt` and `tokenizer_config.json`, which Hugging Face's BertTokenizer opens as well."""
+        """Write `vocab.txt` and `tokenizer_config.json`, which Hugging Face's BertTokenizer or MPNetTokenizer opens as
+        well."""
         config = {"do_lower_case": self.lowercase, "tokenizer_class": "BertTokenizer"}
+        if self.separators == 2:
+            config |= {"tokenizer_class": "MPNetTokenizer", "unk_token": self.pieces[self.unk_id]}
         write_new(Path(folder) / "vocab.txt", "".join(f"{piece}\n" for piece in self.pieces).encode())
         write_new(Path(folder) / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode())
 
@@ -184,7 +193,13 @@ def has_capitals(pieces: Sequence[str]) -> bool:
     return any(re.search("[A-Z]", piece) and not re.fullmatch(r"[\[<].*[\]>]", piece) for piece in pieces)
 
 
-def _check(pieces: Sequence[str], source: str) -> dict[str, int]:
+def _specials(pieces: Sequence[str]) -> tuple[str, ...]:
+    """The names of the special tokens in a vocabulary."""
+    specials = MPNET_SPECIALS if "[UNK]" in pieces else tuple(name.replace("[UNK]", "<unk>") for name in MPNET_SPECIALS)
+    return specials if set(specials) <= set(pieces) else SPECIALS
+
+
+def _check(pieces: Sequence[str], source: str, specials: Sequence[str]) -> dict[str, int]:
     """Piece -> id, blank pieces left out. Raises ValueError for a vocabulary that BERT cannot work with."""
     ids: dict[str, int] = {}
     for i, piece in enumerate(pieces):
@@ -194,7 +209,7 @@ def _check(pieces: Sequence[str], source: str) -> dict[str, int]:
             raise ValueError(f"{source}: entry {i + 1}, {piece!r}, holds a line break")
         if piece:
             ids[piece] = i
-    if missing := [name for name in SPECIALS if name not in ids]:
+    if missing := [name for name in specials if name not in ids]:
         raise ValueError(f"{source} ({len(ids)} pieces) lacks the special tokens {' '.join(missing)}")
     return ids
 

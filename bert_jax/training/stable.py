@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bert_jax.training.moments import MomentsDtype, scale_by_adam
-from bert_jax.training.optim import check_fields, clip_by_global_norm, decayed, layerwise, warmup_steps, whole_schedule
+from bert_jax.training.moments import scale_by_adam
+from bert_jax.training.optim import Moments, clip_by_global_norm, decayed, layerwise, warmup_steps, whole_schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class StableAdamW:
+class StableAdamW(Moments):
     """AdamW whose steps shrink, variable by variable, where gradients are larger than their running mean has seen
     (Wortsman et al. 2023, arXiv 2304.13013, algorithm 2); the defaults are those of ModernBERT-base's first phase.
 
@@ -30,30 +30,16 @@ class StableAdamW:
     """Of the last steps, in which the rate falls to 0: a number of them or their share; 0 never lets it fall."""
     decay_shape: Literal["linear", "one_minus_sqrt"] = "one_minus_sqrt"
     """Of the rate at x = 0..1 of the decay: 1 - x, or 1 - sqrt(x) (Hägele et al. 2024, arXiv 2405.18392)."""
-    b1: float = 0.9
-    """Decay of the running mean of the gradient."""
     b2: float = 0.98
     """Decay of the running mean of the squared gradient."""
-    eps: float = 1e-6
-    """Added to the root of the second moment, outside the root."""
     weight_decay: float = 0.0125
     """Share of a parameter added to its update before the learning rate; never for norms and biases. 1e-5 in the
     released configuration, whose decay is not multiplied with the peak: 0.0125 x 8e-4."""
     clip_norm: float | None = None
-    """Largest global norm of the gradient, clipped before Adam sees it; None does not clip."""
-    layer_decay: float = 1.0
-    """Learning rate of a layer as a share of that of the layer above it; heads and pooler have the full one."""
-    frozen_layers: int | None = None
-    """Embeddings and this many of the lowest layers are not trained; 0 freezes the embeddings alone, None nothing."""
-    moments_dtype: MomentsDtype = "float32"
-    """Of the two moments as they are stored; bfloat16 takes half the memory, rounded stochastically."""
-    schedule_start: int = 0
-    """Steps of the schedule that an earlier run has done."""
-    schedule_steps: int | None = None
-    """Steps of the whole schedule, of which this run is a part; its own if not given."""
+    """Largest global norm of the gradient, clipped before the moments see it; None does not clip."""
 
     def __post_init__(self):
-        check_fields(self)
+        super().__post_init__()
         if self.decay < 0 or (isinstance(self.decay, float) and self.decay >= 1):
             raise ValueError(
                 "StableAdamW.decay must be an integer number of steps, or a fraction from 0, below 1, of all steps, "

@@ -141,6 +141,8 @@ def test_next_sentences_need_pairs(folder):
     """NSP over rows without pairs, whose labels would all be 0, is an error before anything is compiled."""
     encoder = Bert(vocab_size=60, num_layers=1, width=8, num_heads=1, mlp_width=8)
     task = Pretraining(folder)
+    train = task.train(TOKENIZER)
+    assert task.baselines(train, train).keys() == {"mlm/loss", "mlm/accuracy"}
     assert task.prepare(learner := Multitask(encoder, {"mlm": Mlm()})) is learner
     with pytest.raises(ValueError, match="rows of full-sentences and no pairs of segments, which the objective 'nsp'"):
         task.prepare(Multitask(encoder, {"mlm": Mlm(), "nsp": Nsp()}))

@@ -1,5 +1,7 @@
 """Rows of a stream: all full, every token once and in order, a separator behind each document and nowhere else."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -42,7 +44,7 @@ def test_of_any_documents(length):
     found = ids_of(store, length)
     assert all(len(row) == length for row in found[:-1]) and 3 <= len(found[-1]) <= length
     ends = store.sentences[store.documents]
-    whole = [i for first, last in zip(ends[:-1], ends[1:], strict=True) for i in [*range(first, last), SEPARATOR]]
+    whole = [i for first, last in pairwise(ends) for i in [*range(first, last), SEPARATOR]]
     joined = [i for row in found for i in row]
     assert joined == whole[: len(joined)] and len(whole) - len(joined) < 3
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.faults.tiny_run import assert_the_same_run, checkpoints, finish, read_until, run, start
 
+pytestmark = pytest.mark.xdist_group("damage")  # the fixtures are runs: made once, in one process
+
 
 def largest(checkpoint: Path) -> Path:
     """The file that holds the arrays."""

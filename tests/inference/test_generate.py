@@ -1,4 +1,4 @@
-"""Sampling with a cache: what is written is what the model would write without one, from the distribution that it has."""
+"""Sampling with a cache: what is written is what the model would write without one, from its own distribution."""
 
 import dataclasses
 from collections import Counter

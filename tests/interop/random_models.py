@@ -14,12 +14,15 @@ from bert_jax.models.electra import Electra
 from bert_jax.models.fnet import Fnet
 from bert_jax.models.gpt2 import Gpt2
 from bert_jax.models.modernbert import ModernBert
+from bert_jax.models.mpnet import Mpnet
 from bert_jax.models.roberta import Roberta
+from bert_jax.models.xlnet import Xlnet
 from bert_jax.objectives.causal_lm import CausalLm
 from bert_jax.objectives.choice import Choice
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.nsp import Nsp
+from bert_jax.objectives.plm import Plm
 from bert_jax.objectives.rtd import Rtd
 from bert_jax.objectives.sop import Sop
 from bert_jax.objectives.span import Span
@@ -133,6 +136,33 @@ FAMILY = {
             "FNetForTokenClassification": ({"tag": Tag(3, 0.1, labels=LABELS)}, True),
             "FNetForQuestionAnswering": ({"span": Span(over_padding=True)}, True),
             "FNetForMultipleChoice": ({"choice": Choice(2, 0.1)}, True),
+        },
+    ),
+    "mpnet": (
+        Mpnet,
+        1,
+        {
+            "MPNetModel": ({}, True),
+            "MPNetForMaskedLM": ({"mlm": Mlm()}, False),
+            "MPNetForSequenceClassification": ({"classify": Classify(3, 0.1, labels=LABELS, hidden="tanh")}, False),
+            "MPNetForTokenClassification": ({"tag": Tag(3, 0.1, labels=LABELS)}, False),
+            "MPNetForQuestionAnswering": ({"span": Span(over_padding=True)}, False),
+            "MPNetForMultipleChoice": ({"choice": Choice(2, 0.1)}, True),
+        },
+    ),
+    "xlnet": (
+        Xlnet,
+        5,
+        {
+            "XLNetModel": ({}, False),
+            "XLNetLMHeadModel": ({"plm": Plm()}, False),
+            "XLNetForSequenceClassification": (
+                {"classify": Classify(3, 0.2, labels=LABELS, hidden="last_tanh")},
+                False,
+            ),
+            "XLNetForTokenClassification": ({"tag": Tag(3, 0.2, labels=LABELS)}, False),
+            "XLNetForQuestionAnsweringSimple": ({"span": Span(over_padding=True)}, False),
+            "XLNetForMultipleChoice": ({"choice": Choice(2, 0.2, hidden="last_tanh")}, False),
         },
     ),
     "modernbert": (

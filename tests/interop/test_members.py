@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from bert_jax.interop import names
+from bert_jax.models.albert import Albert
 from bert_jax.models.distilbert import DistilBert
 from bert_jax.models.roberta import Roberta
 from bert_jax.objectives.classify import Classify
@@ -57,6 +58,20 @@ NAMES = {
         "discriminator_predictions.dense_prediction.weight": (1, 36),
     },
     "ElectraForMaskedLM": {"generator_predictions.dense.weight": (128, 36), "generator_lm_head.bias": (67,)},
+    "XLNetLMHeadModel": {
+        "transformer.word_embedding.weight": (67, 36),
+        "transformer.mask_emb": (1, 1, 36),
+        "transformer.layer.0.rel_attn.q": (36, 3, 12),
+        "transformer.layer.0.rel_attn.o": (36, 3, 12),
+        "transformer.layer.0.rel_attn.r": (36, 3, 12),
+        "transformer.layer.0.rel_attn.r_w_bias": (3, 12),
+        "transformer.layer.0.rel_attn.seg_embed": (2, 3, 12),
+        "transformer.layer.0.rel_attn.layer_norm.weight": (36,),
+        "transformer.layer.0.ff.layer_1.weight": (52, 36),
+        "transformer.layer.0.ff.layer_norm.bias": (36,),
+        "lm_loss.bias": (67,),
+    },
+    "XLNetForSequenceClassification": {"sequence_summary.summary.weight": (36, 36), "logits_proj.weight": (3, 36)},
     "ModernBertForMaskedLM": {
         "model.embeddings.tok_embeddings.weight": (67, 36),
         "model.layers.0.attn.Wqkv.weight": (108, 36),
@@ -65,6 +80,20 @@ NAMES = {
         "model.final_norm.weight": (36,),
         "head.norm.weight": (36,),
         "decoder.bias": (67,),
+    },
+    "AlbertForPreTraining": {
+        "albert.embeddings.word_embeddings.weight": (67, 128),
+        "albert.embeddings.position_embeddings.weight": (17, 128),
+        "albert.embeddings.LayerNorm.weight": (128,),
+        "albert.encoder.embedding_hidden_mapping_in.weight": (36, 128),
+        "albert.encoder.albert_layer_groups.0.albert_layers.0.attention.key.weight": (36, 36),
+        "albert.encoder.albert_layer_groups.0.albert_layers.0.attention.LayerNorm.bias": (36,),
+        "albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight": (52, 36),
+        "albert.encoder.albert_layer_groups.0.albert_layers.0.full_layer_layer_norm.weight": (36,),
+        "albert.pooler.weight": (36, 36),
+        "predictions.dense.weight": (128, 36),
+        "predictions.bias": (67,),
+        "sop_classifier.classifier.weight": (2, 36),
     },
     "DistilBertForSequenceClassification": {"pre_classifier.weight": (36, 36), "classifier.weight": (3, 36)},
 }
@@ -78,8 +107,8 @@ def test_saved_and_loaded(tmp_path, member, name):
     again = load(tmp_path / "saved")
     config = json.loads((tmp_path / "saved/config.json").read_text())
     assert (config["model_type"], config["architectures"]) == (member, [name])
-    positions = "n_positions" if member == "gpt2" else "max_position_embeddings"
-    assert config[positions] == {"roberta": 19}.get(member, 17)
+    positions = "n_positions" if member in ("gpt2", "xlnet") else "max_position_embeddings"
+    assert config[positions] == {"roberta": 19, "mpnet": 19}.get(member, 17)
     assert again.model.encoder == p.model.encoder and again.labels == p.labels
     assert list(again.model.objectives) == list(p.model.objectives)
     for head, was in p.model.objectives.items():
@@ -120,7 +149,7 @@ def test_what_cannot_be_saved(tmp_path, kind, heads, fields, message):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", [Roberta, DistilBert])
+@pytest.mark.parametrize("kind", [Albert, Roberta, DistilBert])
 def test_the_original_is_bert(tmp_path, kind):
     """Google's layout has none of the others."""
     with pytest.raises(ValueError, match=f"the original is BERT, and bert_config.json has no {kind.__name__}"):
@@ -141,6 +170,23 @@ def test_bad_config(tmp_path, fields, message):
     file = tmp_path / "saved/config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
     with pytest.raises(ValueError, match=f"config.json: {message}"):
+        load(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"inner_group_num": 2}, "inner_group_num 2 is not supported, only 1"),
+        ({"num_hidden_layers": 5, "num_hidden_groups": 2}, "num_layers 5 is not a multiple of num_groups 2"),
+        ({"classifier_dropout_prob": 2}, "classifier_dropout_prob is 2, expected a number from 0, below 1"),
+    ],
+)
+def test_bad_config_of_albert(tmp_path, fields, message):
+    """What its layers cannot be, is refused with its file."""
+    family_model("albert", "AlbertModel").save(tmp_path / "saved")
+    file = tmp_path / "saved/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    with pytest.raises(ValueError, match=f"saved.*: {message}"):
         load(tmp_path / "saved")
 
 

@@ -115,23 +115,24 @@ def test_keys_are_of_the_example():
 # ---- whose gradient ------------------------------------------------------------------------------------------------
 
 
-def gradients_of(state, **weights):
-    batch, params = state
-    learner = LEARNER.clone(**weights)
+@jax.jit
+def gradient(params, batch, mlm, rtd):
+    """Of the two losses in any proportion."""
 
-    @jax.jit
-    def gradient(params):
-        return jax.grad(lambda params: learner.loss_of(learner.apply({"params": params}, batch)))(params)
+    def loss(params):
+        metrics = LEARNER.apply({"params": params}, batch)
+        return mlm * metrics["mlm/loss"].value + rtd * metrics["rtd/loss"].value
 
-    return gradient(params)
+    return jax.grad(loss)(params)
 
 
 def test_the_embeddings_are_one_parameter(state):
     """The generator has none of its own, and theirs get the gradients of both losses."""
     assert set(state[1]) == {"encoder", "generator", "objectives_mlm", "objectives_rtd"}
     assert set(state[1]["generator"]) == {"embeddings_project", "layers"}
+    batch, params = state
     both, mlm, rtd = (
-        gradients_of(state, mlm_weight=a, rtd_weight=b)["encoder"]["embeddings"] for a, b in ((1, 50), (1, 0), (0, 50))
+        gradient(params, batch, *w)["encoder"]["embeddings"] for w in ((1.0, 50.0), (1.0, 0.0), (0.0, 50.0))
     )
     for part in ("words", "positions", "segments"):
         for one in (mlm, rtd):
@@ -141,7 +142,8 @@ def test_the_embeddings_are_one_parameter(state):
 
 def test_nothing_is_learned_through_the_draw(state):
     """The detection has no gradient in the generator, nor its masked LM one in the discriminator: exactly 0."""
-    mlm, rtd = gradients_of(state, rtd_weight=0), gradients_of(state, mlm_weight=0)
+    batch, params = state
+    mlm, rtd = gradient(params, batch, 1.0, 0.0), gradient(params, batch, 0.0, 1.0)
     nothing = {
         "mlm": (mlm["encoder"]["layers"], mlm["encoder"]["embeddings_project"], mlm["objectives_rtd"]),
         "rtd": (rtd["generator"], rtd["objectives_mlm"]),
@@ -157,7 +159,7 @@ def test_nothing_is_learned_through_the_draw(state):
 def test_the_loss(state):
     """1 and 50 times the means of the two."""
     batch, params = state
-    metrics = LEARNER.apply({"params": params}, batch)
+    metrics = jax.jit(LEARNER.apply)({"params": params}, batch)
     found = float(LEARNER.loss_of(metrics))
     np.testing.assert_allclose(found, float(metrics["mlm/loss"].value + 50 * metrics["rtd/loss"].value), rtol=1e-6)
     assert set(metrics) == {"mlm/loss", "mlm/accuracy"} | {
@@ -168,20 +170,21 @@ def test_the_loss(state):
 def test_the_two_alone(state):
     """Each, as a model of its own with its part of the parameters, has the loss that it has in the learner."""
     batch, params = state
-    together = LEARNER.apply({"params": params}, batch)
+    together = jax.jit(LEARNER.apply)({"params": params}, batch)
     generator, own = LEARNER.generator_alone(params)
     assert set(own) == {"encoder", "objectives_mlm"} and generator.encoder.width == 4
     np.testing.assert_allclose(
-        generator.apply({"params": own}, batch)["mlm/loss"].total, together["mlm/loss"].total, rtol=1e-6
+        jax.jit(generator.apply)({"params": own}, batch)["mlm/loss"].total, together["mlm/loss"].total, rtol=1e-6
     )
-    logits = generator.apply({"params": own}, batch, method="outputs")["mlm_logits"]
+    outputs = jax.jit(lambda params, batch: generator.apply({"params": params}, batch, method="outputs"))
+    logits = outputs(own, batch)["mlm_logits"]
     places = batch["mlm_positions"]
     tokens = drawn(jnp.take_along_axis(logits, places[..., None], axis=1), batch["draws"])
     shown = replaced(batch["originals"], places, batch["mlm_weights"], tokens)
     given = batch | {"tokens": shown, "replaced": shown != batch["originals"]}
     discriminator = LEARNER.as_multitask()
     own = {name: params[name] for name in ("encoder", "objectives_rtd")}
-    found = discriminator.apply({"params": own}, given)
+    found = jax.jit(discriminator.apply)({"params": own}, given)
     np.testing.assert_allclose(found["rtd/loss"].total, together["rtd/loss"].total, rtol=1e-6)
 
 

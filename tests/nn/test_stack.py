@@ -96,6 +96,40 @@ def test_is_the_layers_one_after_another(unrolled):
     np.testing.assert_array_equal(last, layers[-1])
 
 
+class NumberedLayer(nn.Module):
+    """Says which it is, and whose parameters it has: bias 0 for all, but for what it is given."""
+
+    @nn.compact
+    def __call__(self, x, number):
+        return x * 0 + 10 * number + Linear("BLD,DE->BLE", (8,), name="dense")(x * 0)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("sets", [6, 3, 2, 1])
+def test_layers_that_share_parameters(sets, scan):
+    """6 / `sets` in a row use one set; each has its own number."""
+
+    class Shared(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return stack(NumberedLayer(name="layers"), x, count=6, sets=sets, scan=scan, numbered=True)
+
+    shapes = nn.unbox(jax.eval_shape(Shared().init, jax.random.key(0), X)["params"])
+    assert shapes["layers"]["dense"]["kernel"].shape == (sets, 8, 8)
+    bias = jnp.broadcast_to(jnp.arange(sets, dtype=jnp.float32)[:, None], (sets, 8))
+    params = {"layers": {"dense": {"kernel": jnp.zeros((sets, 8, 8)), "bias": bias}}}
+    last, layers = jax.jit(lambda: Shared().apply({"params": params}, X))()
+    assert layers[:, 0, 0, 0].tolist() == [10 * number + number // (6 // sets) for number in range(6)]
+    np.testing.assert_array_equal(last, layers[-1])
+
+
+@pytest.mark.parametrize("sets", [4, 0, 12])
+def test_layers_that_cannot_be_dealt_out(sets):
+    """Each set must serve as many layers."""
+    with pytest.raises(ValueError, match=f"6 layers cannot share {sets} sets"):
+        stack(ToyLayer(name="layers"), X, count=6, sets=sets)
+
+
 @pytest.mark.parametrize("form", ["unrolled", "scan"])
 def test_each_layer_has_its_own_dropout(form):
     """Layers that add a constant show their masks: three different ones."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import erf
 
 from bert_jax.models.encoded import Encoded
 from bert_jax.objectives.classify import Classify

@@ -10,12 +10,19 @@ import pytest
 
 from bert_jax.data.corpus import Corpus, CorpusConfig, build_corpus
 from bert_jax.data.documents import Document
+from bert_jax.experiment import Experiment
 from bert_jax.learners.multitask import Multitask
+from bert_jax.models.albert import Albert
 from bert_jax.models.encoded import Encoded
+from bert_jax.objectives.mlm import Mlm
+from bert_jax.objectives.ngrams import Ngrams
 from bert_jax.objectives.nsp import Nsp
 from bert_jax.objectives.sop import Sop
 from bert_jax.tasks.pretraining import Pretraining
 from bert_jax.text.wordpiece import WordPiece
+from bert_jax.train import train
+from bert_jax.training.log import read_metrics
+from bert_jax.training.optim import BertAdam
 
 TOKENIZER = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"])
 
@@ -65,6 +72,22 @@ def test_rows_that_are_no_pairs_have_no_labels():
     """Said before the text is read."""
     with pytest.raises(ValueError, match="rows doc-sentences are no pairs, set rows to pairs"):
         CorpusConfig(rows="doc-sentences", pairs="order", dupe_factor=1, short_seq_prob=0.0)
+
+
+def test_a_run_learns_the_order(corpora, tmp_path):
+    """Of a text that has but one: both objectives in one run, from the corpus to the evaluation."""
+    sizes = {"num_layers": 2, "width": 32, "num_heads": 2, "mlp_width": 64, "max_length": 27, "init_stddev": 0.1}
+    encoder = Albert(**sizes, embedding_width=16, scan=True)
+    mlm = Mlm(max_predictions=4, init_stddev=0.1, masking=Ngrams())
+    experiment = Experiment(
+        task=Pretraining(corpora / "order"),
+        learner=Multitask(encoder, {"mlm": mlm, "sop": Sop(init_stddev=0.1)}),
+        optimizer=BertAdam(learning_rate=5e-3, b2=0.98),
+        steps=60, batch_size=32, eval_batch_size=16, log_every=10, eval_every=60, checkpoint_every=60,
+    )  # fmt: skip
+    train(experiment, tmp_path / "run")
+    found = {name: value for line in read_metrics(tmp_path / "run/metrics.jsonl") for name, value in line.items()}
+    assert found["valid/sop/accuracy"] > 0.9 and found["valid/mlm/accuracy"] > 0.2
 
 
 def test_loss_by_hand():

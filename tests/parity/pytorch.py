@@ -17,6 +17,7 @@ AUTO = {  # by what follows the name of the member
     "ForSequenceClassification": transformers.AutoModelForSequenceClassification,
     "ForTokenClassification": transformers.AutoModelForTokenClassification,
     "ForQuestionAnswering": transformers.AutoModelForQuestionAnswering,
+    "ForQuestionAnsweringSimple": transformers.AutoModelForQuestionAnswering,
     "ForMultipleChoice": transformers.AutoModelForMultipleChoice,
 }
 
@@ -77,7 +78,11 @@ def gradients(model: torch.nn.Module) -> dict[str, np.ndarray]:
     for head in ("cls.predictions", "predictions", "lm_head"):
         if f"{head}.decoder.bias" in found:
             found[f"{head}.bias"] = found.pop(f"{head}.decoder.bias")
-    return {name: parameter.grad.double().numpy() for name, parameter in found.items()}
+    # Of a pooler that nothing reads there is none.
+    return {
+        name: np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.double().numpy()
+        for name, parameter in found.items()
+    }
 
 
 def ours(model, params, batch, dtype: str = "float32") -> tuple[dict, float, dict]:
@@ -108,10 +113,11 @@ def with_own_scale(gradient: dict) -> dict:
     joined = dict(gradient)
     pairs = [(name.replace("key", "query"), name) for name in gradient if name.endswith("key.bias")]
     pairs += [(name.replace("k_lin", "q_lin"), name) for name in gradient if name.endswith("k_lin.bias")]
+    pairs += [(name.replace("attn.k.", "attn.q."), name) for name in gradient if name.endswith("attn.k.bias")]
     if gradient.get("classifier.bias", np.zeros(2)).shape == (1,):  # of choices: a softmax over rows
         pairs.append(("classifier.weight", "classifier.bias"))
     if "qa_outputs.bias" in gradient:
-        ends = ("output.LayerNorm.bias", "output_layer_norm.bias", "full_layer_layer_norm.bias")
+        ends = ("output.LayerNorm.bias", "output_layer_norm.bias", "full_layer_layer_norm.bias", "ff.layer_norm.bias")
         last = max(name for name in gradient if name.endswith(ends) and "attention" not in name)
         pairs += [(name.replace("bias", "weight"), name) for name in ("qa_outputs.bias", last)]
     for scale, name in pairs:

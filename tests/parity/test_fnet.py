@@ -2,13 +2,10 @@
 
 import numpy as np
 import pytest
-import transformers
 
 from bert_jax.models.fnet import Fnet
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.nsp import Nsp
-from bert_jax.text.tokenizer import load as load_tokenizer
-from bert_jax.text.training import train_sentencepiece
 from tests.interop.random_models import random_model
 from tests.parity.pytorch import opened, ours, theirs
 from tests.parity.test_numbers import assert_parity, pretraining_labels
@@ -39,20 +36,3 @@ def test_pretraining(compare, tmp_path, configuration, length):
     model = opened(tmp_path / "saved", "FNetForPreTraining")
     inputs = {"input_ids": tokens, "token_type_ids": segments}
     assert_parity(compare, found, theirs(model, inputs, wanted, "mlm_logits"))
-
-
-TEXTS = ["a low lower lowest day", "  new\tdays ", "don't", "it rains, again."]
-
-
-def test_tokenizer(tmp_path):
-    """A SentencePiece model in a folder as FNet's is opened by both, with the same ids of texts and pairs."""
-    ours = train_sentencepiece([*TEXTS, "low lower lowest new newest day days it rains again"] * 5, 60, coverage=1.0)
-    ours.save(tmp_path / "saved")
-    theirs = transformers.FNetTokenizer.from_pretrained(tmp_path / "saved")
-    for a in TEXTS:
-        assert theirs(a)["input_ids"] == ours.encode_pair(a, max_length=99).ids.tolist()
-        for b in TEXTS:
-            pair = ours.encode_pair(a, b, max_length=99)
-            given = theirs(a, b)
-            assert given["input_ids"] == pair.ids.tolist() and given["token_type_ids"] == pair.segments.tolist()
-    assert load_tokenizer(tmp_path / "saved").fingerprint == ours.fingerprint

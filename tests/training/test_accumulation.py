@@ -19,6 +19,8 @@ from bert_jax.training.accumulation import check_accumulate, groups, micro_batch
 from bert_jax.training.sharding import AXES, MeshShape, Together
 from bert_jax.training.step import make_init, make_train_step, state_shardings
 
+pytestmark = pytest.mark.xdist_group("accumulation")  # the fixtures are runs: made once, in one process
+
 V, B, L, STEPS = 40, 32, 16, 3
 SIZES = {"vocab_size": V, "num_layers": 1, "width": 16, "num_heads": 2, "mlp_width": 32, "max_length": L}
 ENCODER = Bert(**SIZES, init_stddev=0.2)  # with dropout, and far enough from zero that all of it matters

@@ -13,6 +13,8 @@ from bert_jax.training.optim import BertAdam
 from bert_jax.training.sharding import AXES, MeshShape, Together, check_batch_size
 from bert_jax.training.step import make_init, make_train_step, state_shardings
 
+pytestmark = pytest.mark.xdist_group("sharding")  # the fixtures are runs: made once, in one process
+
 V, B, L, STEPS = 40, 16, 16, 20
 LEARNER = Multitask(  # dropout is on: its bits must not depend on the mesh
     Bert(vocab_size=V, num_layers=1, width=16, num_heads=2, mlp_width=32, max_length=L),

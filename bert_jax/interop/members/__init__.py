@@ -12,10 +12,12 @@ from bert_jax.interop.members.electra import ELECTRA
 from bert_jax.interop.members.fnet import FNET
 from bert_jax.interop.members.gpt2 import GPT2
 from bert_jax.interop.members.modernbert import MODERNBERT
+from bert_jax.interop.members.mpnet import MPNET
 from bert_jax.interop.members.roberta import ROBERTA
 from bert_jax.interop.members.xlm_roberta import XLM_ROBERTA
+from bert_jax.interop.members.xlnet import XLNET
 
-ALL = (BERT, DISTILBERT, XLM_ROBERTA, ROBERTA, ALBERT, GPT2, ELECTRA, MODERNBERT, FNET)
+ALL = (BERT, DISTILBERT, XLM_ROBERTA, ROBERTA, ALBERT, GPT2, ELECTRA, MODERNBERT, FNET, MPNET, XLNET)
 MEMBERS = {member.model_type: member for member in ALL}
 
 

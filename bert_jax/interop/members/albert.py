@@ -37,6 +37,7 @@ MLM = (
 )
 DECODER = (same("decoder", "VE", "predictions.decoder.weight"),)
 CLASSIFIER = output("classifier", "")
+# Their SOP head has the dropout of a classifier in training, which the original's has not, nor has `Sop`.
 HEADS = {Sop: output("sop_classifier.classifier", ""), Span: output("qa_outputs", "")} | dict.fromkeys(
     (Classify, Regress, MultiLabel, Tag, Choice), CLASSIFIER
 )

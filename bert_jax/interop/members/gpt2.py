@@ -108,7 +108,7 @@ GPT2 = Member(
     activation="activation_function",
     required={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
     # Of a vocabulary that ends otherwise than the released one, the three are to be put right by hand.
-    written={name: _end_of_text for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+    written=dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), _end_of_text),
     buffers=(".attn.bias", ".attn.masked_bias"),  # the triangle of a mask
     causal=True,
     unsaid={"segment_types": 0},
