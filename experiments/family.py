@@ -16,8 +16,9 @@ Two layers of width 128 and one vocabulary for all, whatever the papers have; th
   positions, gated layers, local attention in two of three layers.
 
 Compute is counted in multiplications (`training.flops.dot_flops`): `--steps` are those of bert, and each other member
-gets as many as cost the same. DistilBERT, which wants a teacher, is not among them (`experiments/distill.py`). An
-interrupted command continues when it is given again, and `--variants` shares the work among processes, as there.
+gets as many as cost the same (FNet in its form of matrix products). DistilBERT, which wants a teacher, is not among
+them (`experiments/distill.py`). An interrupted command continues when it is given again, and `--variants` shares the
+work among processes, as there.
 """
 
 from collections.abc import Mapping
@@ -120,7 +121,10 @@ def learners(arguments: Arguments) -> dict[str, tuple[str, nn.Module]]:
             ),
         ),
         "gpt2": ("rows", Multitask(Gpt2(**own), {"lm": CausalLm(transform=False)})),
-        "fnet": ("pairs", Multitask(Fnet(**own | {"num_heads": 1}), {"mlm": mlm(), "nsp": Nsp()})),
+        "fnet": (
+            "pairs",
+            Multitask(Fnet(**own, fourier="matmul"), {"mlm": mlm(), "nsp": Nsp(init_stddev=INIT_STDDEV)}),
+        ),
         "modernbert": (
             "rows",
             Multitask(

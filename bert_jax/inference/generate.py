@@ -22,6 +22,9 @@ from bert_jax.nn.cache import CACHE, new_cache, starting_at
 from bert_jax.nn.dot import compute_dtype
 from bert_jax.objectives.causal_lm import CausalLm
 
+# As many times the rows of a batch that is read whole: a step reads one token of each, and all the weights for them.
+MORE_ROWS = 8
+
 
 def generate(
     opened: Opened,
@@ -91,7 +94,7 @@ def _check(max_new_tokens: int, temperature: float, top_k: int, top_p: float) ->
 def _batches(prompts: list[np.ndarray], new: int, longest: int):
     """Rows of prompts in their order: `tokens` [B, L], `lengths` [B], and `number` [B], their places in the list."""
     length = padded_length(max(map(len, prompts), default=1), longest)
-    size = min(row_count(max(1, len(prompts))), forward.batch_rows(min(length + new, longest)))
+    size = min(row_count(max(1, len(prompts))), MORE_ROWS * forward.batch_rows(min(length + new, longest)))
     for first in range(0, len(prompts), size):
         own = prompts[first : first + size]
         tokens, lengths = np.zeros((size, length), np.int32), np.ones(size, np.int32)

@@ -94,13 +94,13 @@ def test_greedy(opened):
 def test_seeds(gpt2, monkeypatch):
     """The same seed gives the same texts, also in batches of another size; another seed and another place in the list
     give others."""
-    texts = ["low"] * 6
+    texts = ["low"] * 12
     found = gpt2.generate(texts, 8, seed=3)
     assert len(set(found)) > 3 and found == gpt2.generate(texts, 8, seed=3)
     assert gpt2.generate(texts, 8, seed=4) != found
-    monkeypatch.setattr(forward, "CPU_TOKENS", 48)
+    monkeypatch.setattr(forward, "CPU_TOKENS", 16)  # 8 rows
     assert gpt2.generate(texts, 8, seed=3) == found
-    assert gpt2.generate([*texts[:5], "new days"], 8, seed=3)[:5] == found[:5]
+    assert gpt2.generate([*texts[:11], "new days"], 8, seed=3)[:11] == found[:11]
 
 
 @pytest.mark.parametrize(
