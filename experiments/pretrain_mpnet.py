@@ -1,10 +1,15 @@
 """Pre-trains an MPNet (Song et al. 2020, arXiv 2004.09297): the last 15 % of a permutation of each row are predicted,
 one after another, while the positions of all of it are seen.
 
-    python tools/train_tokenizer.py TEXT... --vocab-size 30522 --output runs/vocab
-    python tools/prepare_corpus.py TEXT... --valid HELD_OUT --tokenizer runs/vocab --output runs/rows512 \
+    python tools/prepare_corpus.py TEXT... --valid HELD_OUT --tokenizer runs/mpnet-vocab --output runs/rows512 \
         --max-seq-length 512 --rows full-sentences --short-seq-prob 0 --dupe-factor 1
     python experiments/pretrain_mpnet.py --workdir runs/mpnet --corpus runs/rows512
+
+The vocabulary is BERT's between fairseq's special tokens: `transformers` counts positions from the id that `<pad>` has.
+
+    python tools/train_tokenizer.py TEXT... --vocab-size 30522 --output runs/vocab
+    mkdir runs/mpnet-vocab
+    (printf '%s\\n' '<s>' '<pad>' '</s>' '<unk>'; cat runs/vocab/vocab.txt; echo '<mask>') > runs/mpnet-vocab/vocab.txt
 
 From the paper (section 3): the size of BERT-base, BERT's vocabulary, rows of up to 512 tokens, batches of 8,192, Adam
 with 0.9, 0.98 and epsilon 1e-6, weight decay 0.01, 500,000 updates, whole words, relative positions. From the command
@@ -21,8 +26,9 @@ Fine-tuning has a hidden layer in the classifier, as RoBERTa's:
         --learner.objectives.classify.hidden tanh
 
 Where it differs: rows are computed with both streams, 512 + 2 x 77 tokens, and not packed. A row has at least one token
-to predict, at most 77; there, as many as 15 % of the longest of the batch, padding included. Nothing of this size has
-been measured here.
+to predict, at most 77; there, as many as 15 % of the longest of the batch, padding included. As there, special tokens
+are among those that are predicted, which the accuracy counts, and what answers reach without looking does not. Nothing
+of this size has been measured here.
 """
 
 from pathlib import Path

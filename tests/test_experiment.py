@@ -321,8 +321,8 @@ def test_the_table_has_every_experiment():
     "name",
     ["pretrain", "pretrain_mini", "pretrain_roberta", "pretrain_xlm_roberta", "pretrain_chinese",
      "pretrain_gpt2", "pretrain_albert", "pretrain_electra", "pretrain_modernbert", "pretrain_spanbert",
-     "pretrain_fnet", "pretrain_mpnet", "distill", "continue_pretraining", "classify", "regress", "multilabel",
-     "sst2", "imdb", "ner", "pos", "squad", "squad2", "swag", "arc", "feature_based"],
+     "pretrain_fnet", "pretrain_mpnet", "pretrain_xlnet", "distill", "continue_pretraining", "classify", "regress",
+     "multilabel", "sst2", "imdb", "ner", "pos", "squad", "squad2", "swag", "arc", "feature_based"],
 )  # fmt: skip
 def test_the_example_files(name, tmp_path):
     """Loaded through importlib (tyro reads the source): the record round-trips, and their own command line is valid."""

@@ -1,9 +1,9 @@
 """What a table of names is made of; `names.py` reads it, `members/` has one for each encoder.
 
 Each tensor is written down once, with the order of its axes in each world, in the letters of `nn/`; brackets are axes
-that are one there, as in einops, and 1 is an axis of that length. `{N}` runs over the layers and `{J}` over query, key and
-value, which are one array here and a tensor each elsewhere; where theirs are one tensor, too, J is an axis of it as any
-other.
+that are one there, as in einops, and 1 is an axis of that length. `{N}` runs over the layers and `{J}` over query, key
+and value, which are one array here and a tensor each elsewhere; where theirs are one tensor, too, J is an axis of it as
+any other.
 """
 
 from collections.abc import Iterator

@@ -29,7 +29,7 @@ class MaskedPermuted(nn.Module):
 
     As in the released code [CLS] and [SEP] are tokens as any other, and may be predicted. Padding is seen by none and
     not predicted, where there it is as any token. A random token is of the whole vocabulary, where there it is none of
-    four special ones.
+    four special ones. Rows are never packed: in a batch that is laid out so, the plan is passed over.
 
     Attributes:
         encoder: of the kind `Mpnet`.

@@ -17,8 +17,8 @@ from bert_jax.nn.relative_attention import RelativeAttention, distances, sinusoi
 
 
 class Xlnet(Tower):
-    """BERT's post-norm tower over embeddings of tokens alone, with the relative attention of Transformer-XL; the defaults
-    are XLNet-base.
+    """BERT's post-norm tower over embeddings of tokens alone, with the relative attention of Transformer-XL; the
+    defaults are XLNet-base.
 
     A token knows of another how many columns it is away, and whether their segments are the same. So sequences that
     share a row must each be in one piece, as packing has them. There is no pooler: a head over texts reads the last
@@ -45,11 +45,11 @@ class Xlnet(Tower):
     def __call__(self, batch: Mapping[str, Array], train: bool = False) -> Encoded:
         """Encodes a batch (`models.tower.encode`).
 
-        A batch with `order` [B, L] and `asked` [B, P] is one of right-padded rows to be predicted (section 2.3). `order`
-        is 0 for tokens that are given; of the others no two in a row have the same, and each sees those up to its own.
-        `asked` are the places of a second stream, which begins as the embedding of the mask, and sees what is before the
-        place in the order: `intermediates["asked"]` [B, P, D] knows where it stands and not what stands there. It is
-        computed unpacked.
+        A batch with `order` [B, L] and `asked` [B, P] is one of right-padded rows to be predicted (section 2.3).
+        `order` is 0 for tokens that are given; of the others no two in a row have the same, and each sees those up to
+        its own. `asked` are the places of a second stream, which begins as the embedding of the mask, and sees what is
+        before the place in the order: `intermediates["asked"]` [B, P, D] knows where it stands and not what stands
+        there. It is computed unpacked.
 
         Raises ValueError for rows longer than `max_length`, for an `attention` other than `plain`, and for an order in
         rows of several sequences.

@@ -22,8 +22,8 @@ def distances(length: int) -> Int[Array, " R"]:
 
 
 def sinusoids(apart: Int[Array, " R"], width: int) -> Float[Array, "R D"]:
-    """The encoding of each distance: sines and then cosines (modeling.py, `positional_embedding`). Raises ValueError for
-    an odd `width`."""
+    """The encoding of each distance: sines and then cosines (modeling.py, `positional_embedding`). Raises ValueError
+    for an odd `width`."""
     cosine, sine = turns(apart[None], frequencies(width, THETA))[:, 0]
     return jnp.concatenate([sine, cosine], axis=-1)
 

@@ -1,5 +1,5 @@
-"""Permutation language modelling: the tokens of a row are predicted in a random order, each from those before it in that
-order (Yang et al. 2019, arXiv 1906.08237, sections 2.2 and 2.3)."""
+"""Permutation language modelling: the tokens of a row are predicted in a random order, each from those before it in
+that order (Yang et al. 2019, arXiv 1906.08237, sections 2.2 and 2.3)."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -21,8 +21,8 @@ from tokenizers import models, normalizers, pre_tokenizers
 
 from bert_jax.text.tokenizer import SPECIALS, Encoding, Tokenizer, write_new
 
-# MPNet's vocabulary is BERT's between fairseq's special tokens, of which all are used but the unknown one, unless BERT's
-# is not there (transformers, MPNetTokenizer).
+# MPNet's vocabulary is BERT's between fairseq's special tokens, all of which are used but the unknown one, for which
+# BERT's is taken where it is there (transformers, MPNetTokenizer).
 MPNET_SPECIALS = ("<pad>", "[UNK]", "<s>", "</s>", "<mask>")
 # One thread a process unless the user says otherwise: corpus preparation runs a process per core, and a process that
 # forks after the library has started threads would hang or warn.

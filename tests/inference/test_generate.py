@@ -146,6 +146,10 @@ def test_what_is_kept():
         found = kept(scores, top_k, None if top_p is None else jnp.float32(top_p))
         assert np.flatnonzero(np.isfinite(found[0])).tolist() == wanted
     assert np.isfinite(kept(jnp.array([[1.0, 2.0, 2.0, 0.0]]), 1, None)[0]).tolist() == [False, True, True, False]
+    scores = np.random.default_rng(0).normal(0, 30, (9, 500)).astype(np.float32)
+    for top_k in (1, 17, 499):
+        least = np.sort(scores, axis=-1)[:, -top_k, None]
+        np.testing.assert_array_equal(kept(jnp.asarray(scores), top_k, None), np.where(scores < least, -np.inf, scores))
 
 
 def test_it_ends_where_the_model_ends_it(gpt2):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bert_jax.data.packing import plan
-from bert_jax.models.mpnet import Mpnet, Permuted, _streams, mpnet
+from bert_jax.models.mpnet import Mpnet, Permuted, _streams, buckets, mpnet
 from bert_jax.models.roberta import Roberta
 from bert_jax.nn.attention import attend, fused
 from bert_jax.training.optim import depths
@@ -49,6 +49,13 @@ def test_a_bias_by_hand():
     np.testing.assert_allclose(fused(q, v, v, FLOAT32, lengths, bias=bias, kind="xla"), mixed, atol=1e-6)
     with pytest.raises(ValueError, match="attention 'cudnn' has no bias on the scores that is learned"):
         fused(q, v, v, FLOAT32, lengths, bias=bias)
+
+
+def test_buckets_by_hand():
+    """A bucket for each distance up to 7, then by the logarithm, 2.6 and 2.2 eighths of the way to 128 for 20 and 17,
+    the last for all that is farther; 16 more where the key is behind the query."""
+    found = buckets(jnp.array([[0, 3, 20, 200]]))[0].tolist()
+    assert found == [[0, 19, 26, 31], [3, 0, 26, 31], [10, 10, 0, 31], [15, 15, 15, 0]]
 
 
 def test_it_is_roberta_with_a_bias(params):

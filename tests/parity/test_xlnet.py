@@ -52,8 +52,8 @@ def without_padding(outputs, inputs):
 
 @pytest.mark.parametrize("name", FINE_TUNING)
 def test_heads(compare, tmp_path, name):
-    """Hidden states, logits, loss and all gradients, of rows that theirs pad on the left, so that the last column is the
-    last token, which the heads over texts read. Of spans rows are whole: the softmax is over padding, too, which in
+    """Hidden states, logits, loss and all gradients, of rows that theirs pad on the left, so that the last column is
+    the last token, which the heads over texts read. Of spans rows are whole: the softmax is over padding, too, which in
     theirs sees itself."""
     p = family_model("xlnet", name, activation="gelu")
     p.save(tmp_path / "saved")

@@ -296,6 +296,27 @@ def test_bad_vocabulary(tmp_path, content, message):
     assert str(file) in str(error.value)
 
 
+@pytest.mark.parametrize(("between", "unknown"), [(SPECIALS, "[UNK]"), ([], "<unk>")])
+def test_special_tokens_of_mpnet(tmp_path, between, unknown):
+    """Where fairseq's are all there, they are the special tokens, but for the unknown one, and pairs have two
+    separators and no segments; where one of them is not, the vocabulary is BERT's, or none."""
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *between, "a", "b", "<mask>"]
+    tokenizer = WordPiece(pieces)
+    ids = tokenizer.cls_id, tokenizer.pad_id, tokenizer.sep_id, tokenizer.unk_id, tokenizer.mask_id
+    assert ids == (0, 1, 2, pieces.index(unknown), len(pieces) - 1)
+    pair = tokenizer.encode_pair("a c", "b", max_length=9)
+    assert tokenizer.tokens(pair.ids) == ["<s>", "a", unknown, "</s>", "</s>", "b", "</s>"]
+    assert not pair.segments.any() and tokenizer.decode(pair.ids) == f"a {unknown} b"
+    tokenizer.save(tmp_path)
+    assert load(tmp_path).fingerprint == tokenizer.fingerprint and load(tmp_path).separators == 2
+    without = [piece for piece in pieces if piece != "<mask>"]
+    if between:
+        assert (WordPiece(without).mask_id, WordPiece(without).separators) == (without.index("[MASK]"), 1)
+    else:
+        with pytest.raises(ValueError, match=r"lacks the special tokens \[PAD\] \[UNK\]"):
+            WordPiece(without)
+
+
 def test_bad_vocabulary_list(tmp_path):
     """The same for pieces given as a list, and a missing file is named."""
     with pytest.raises(ValueError, match="lacks the special tokens"):
