@@ -213,8 +213,8 @@ class _Mlp(nn.Module):
         return Linear("BLF,DF->BLD", x.shape[-1:], self.init_stddev, dtype=self.dtype, name="narrow")(wide)
 
 
-# name: (layers, width). Base and large: zihangdai/xlnet, README.md, "Released Models" (large: Yang et al. 2019, appendix
-# A.4.1). There are no others in the paper: the small sizes are BERT's (`models.bert.SIZES`).
+# name: (layers, width). Base and large: zihangdai/xlnet, README.md, "Released Models" (large: Yang et al. 2019,
+# appendix A.4.1). There are no others in the paper: the small sizes are BERT's (`models.bert.SIZES`).
 SIZES = {
     "tiny": (2, 128),
     "mini": (4, 256),

@@ -26,7 +26,8 @@ def fourier(x: Float[Array, "B L D"], kind: FourierKind = "fft", dtype: ComputeD
     found = []
     for in_tokens, in_features in zip(waves(length), waves(width), strict=True):
         half = dot("BLD,DE->BLE", x, jnp.asarray(in_features), compute_dtype(dtype))
-        found.append(dot("BLE,LM->BME", half, jnp.asarray(in_tokens), compute_dtype(dtype)))
+        # The matrix first: XLA's CPU has no bfloat16 product that contracts the first axis of a matrix on the right.
+        found.append(dot("ML,BLE->BME", jnp.asarray(in_tokens), half, compute_dtype(dtype)))
     return found[0] - found[1]  # i * i = -1
 
 

@@ -85,7 +85,7 @@ class RelativeAttention(nn.Module):
         )
         segments = self.param("segments", nn.with_logical_partitioning(init, ("S", "H", "K")), (2, *heads))
         query, key, value = Linear("BLD,DJHK->JBHLK", (3, *heads), self.stddev, False, self.dtype, name="qkv")(x)
-        of_distance = Linear("RD,DHK->RHK", heads, self.stddev, False, self.dtype, name="relative")(relative)
+        of_distance = Linear("BLD,DHK->BLHK", heads, self.stddev, False, self.dtype, name="relative")(relative[None])[0]
         scores = by_distance(dot("BHLK,RHK->BHLR", query + position, of_distance, dtype), asked)
         if same is not None:
             of_segment = dot("BHLK,SHK->BHLS", query + segment, segments, dtype)

@@ -12,7 +12,7 @@ import pytest
 import bert_jax
 from bert_jax.nn.dot import compute_dtype, dot
 
-SIZES = dict(zip("BLMDEHKJFGVPC", (3, 5, 7, 16, 12, 2, 8, 3, 32, 2, 29, 4, 2), strict=True))
+SIZES = dict(zip("BLMDEHKJFGVPCRSX", (3, 5, 7, 16, 12, 2, 8, 3, 32, 2, 29, 4, 2, 6, 2, 24), strict=True))
 SOURCES = Path(bert_jax.__file__).parent.rglob("*.py")
 EQUATIONS = sorted({found for path in SOURCES for found in re.findall(r'"([A-Z]+,[A-Z]+->[A-Z]+)"', path.read_text())})
 FLOAT32, BFLOAT16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
