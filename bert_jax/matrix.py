@@ -124,8 +124,10 @@ def run_matrix(matrix: Matrix, workdir: Path, only: Collection[str] = (), consol
     wanted = [name for name in matrix.variants if not only or name in only]
     order = [cell for name in wanted for cell in (pretraining[name], *(cells[task, name] for task in matrix.tasks))]
     _check(matrix, pretraining, order)
-    train_cells(order, console)
+    failed = train_cells(order, console)
     write_tables(matrix, workdir, console)
+    for folder, reason in failed.items():
+        console.print(f"{folder} has no result: {reason}", style="bold red", markup=False)
 
 
 def cells_of(matrix: Matrix, workdir: Path) -> tuple[dict[str, Cell], dict[tuple[str, str], Cell]]:

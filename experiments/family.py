@@ -1,9 +1,10 @@
-"""The family beside each other: every member pre-trained from scratch with the same compute, then fine-tuned.
+"""The family beside each other: ten members pre-trained from scratch with the same compute, then fine-tuned.
 
-    for kind in pairs order rows; do
-        python tools/prepare_corpus.py TEXT... --valid HELD_OUT --tokenizer runs/vocab --output runs/family/$kind \
-            --max-seq-length 64 $FLAGS  # --dupe-factor 5; the same with --pairs order; --rows full-sentences
-    done
+    ROWS="--valid HELD_OUT --tokenizer runs/vocab --max-seq-length 64"
+    python tools/prepare_corpus.py TEXT... $ROWS --output runs/family/pairs --dupe-factor 5
+    python tools/prepare_corpus.py TEXT... $ROWS --output runs/family/order --dupe-factor 5 --pairs order
+    python tools/prepare_corpus.py TEXT... $ROWS --output runs/family/rows --dupe-factor 1 --rows full-sentences \
+        --short-seq-prob 0
     python experiments/family.py --workdir runs/family/table --corpora runs/family --glue GLUE --ewt EWT
 
 Two layers of width 128 and one vocabulary for all, whatever the papers have; the recipe is that of
@@ -12,26 +13,32 @@ Two layers of width 128 and one vocabulary for all, whatever the papers have; th
 - bert: masked words and next sentences; roberta: masked words alone, over rows full of sentences;
 - spanbert: spans of words, predicted from their boundaries, too; albert: one layer's parameters for both, narrow
   embeddings, n-grams, sentence order; electra: which tokens a generator has replaced;
+- mpnet, xlnet: the words of a random order, one after another, in two streams, over relative positions;
 - gpt2: the next word, left to right, norms first; fnet: a Fourier transform in place of attention; modernbert: rotary
   positions, gated layers, local attention in two of three layers.
 
 Compute is counted in multiplications (`training.flops.dot_flops`): `--steps` are those of bert, and each other member
-gets as many as cost the same (FNet in its form of matrix products). DistilBERT, which wants a teacher, is not among
-them (`experiments/distill.py`). An interrupted command continues when it is given again, and `--variants` shares the
-work among processes, as there.
+gets as many as cost the same (FNet in its form of matrix products). DistilBERT, which wants a teacher
+(`experiments/distill.py`), and XLM-R, which is RoBERTa on other text, are not among them. SpanBERT's rows here go on
+where a document ends, as RoBERTa's; its own do not. An interrupted command continues when it is given again, and
+`--variants` shares the work among processes, as there.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import flax.linen as nn
 import tyro
 
 from bert_jax.data.conll import TaggedFiles
+from bert_jax.data.loader import TrainingBatches
+from bert_jax.data.packing import Layout, Padding
 from bert_jax.experiment import Experiment, one_line_errors
 from bert_jax.learners.electra import GeneratorDiscriminator
+from bert_jax.learners.mpnet import MaskedPermuted
 from bert_jax.learners.multitask import Multitask
 from bert_jax.matrix import Claim, Matrix, Task, run_matrix
 from bert_jax.models.albert import Albert
@@ -40,13 +47,16 @@ from bert_jax.models.electra import Electra
 from bert_jax.models.fnet import Fnet
 from bert_jax.models.gpt2 import Gpt2
 from bert_jax.models.modernbert import ModernBert
+from bert_jax.models.mpnet import Mpnet
 from bert_jax.models.roberta import Roberta
+from bert_jax.models.xlnet import Xlnet
 from bert_jax.nn.dot import ComputeDtype
 from bert_jax.objectives.causal_lm import CausalLm
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.ngrams import Ngrams
 from bert_jax.objectives.nsp import Nsp
+from bert_jax.objectives.plm import Plm
 from bert_jax.objectives.rtd import Rtd
 from bert_jax.objectives.sbo import Sbo
 from bert_jax.objectives.sop import Sop
@@ -60,10 +70,14 @@ from bert_jax.train import speed_limit
 from bert_jax.training.optim import BertAdam
 
 ROW = 64
+SAMPLE = 20  # batches whose multiplications are counted
 INIT_STDDEV = 0.06  # 0.02 is for a width of 768; at 128 all attention would start even
 SMALL = {"num_layers": 2, "width": 128, "num_heads": 2, "mlp_width": 512, "max_length": ROW, "init_stddev": INIT_STDDEV}
 # What the head over a text reads, where there is no pooler that was trained with the encoder.
 HIDDEN = {"roberta": "tanh", "spanbert": "tanh", "electra": "gelu", "gpt2": "last", "modernbert": "gelu_norm"}
+HIDDEN |= {"mpnet": "tanh", "xlnet": "last_tanh"}
+# FNet mixes padding in, and rows of two streams are not packed.
+PADDING: dict[str, Padding] = {"fnet": "full", "mpnet": "trimmed", "xlnet": "trimmed"}
 CLAIMS = (
     Claim("roberta", ">", "bert", "Liu et al. 2019, table 2: without NSP"),
     Claim("spanbert", ">", "roberta", "Joshi et al. 2019, section 5"),
@@ -120,6 +134,8 @@ def learners(arguments: Arguments) -> dict[str, tuple[str, nn.Module]]:
                 generator_size=0.5,
             ),
         ),
+        "mpnet": ("rows", MaskedPermuted(Mpnet(**own), {"mlm": mlm(activation="gelu", norm_epsilon=1e-5)})),
+        "xlnet": ("rows", Multitask(Xlnet(**own), {"plm": Plm(20, rate=0.3, init_stddev=INIT_STDDEV)})),
         "gpt2": ("rows", Multitask(Gpt2(**own), {"lm": CausalLm(transform=False)})),
         "fnet": (
             "pairs",
@@ -138,12 +154,12 @@ def learners(arguments: Arguments) -> dict[str, tuple[str, nn.Module]]:
 def variants(arguments: Arguments) -> dict[str, Experiment]:
     """The pre-trainings by name, of equal compute."""
 
-    def pretraining(corpus: str, learner: nn.Module) -> Experiment:
+    def pretraining(name: str, corpus: str, learner: nn.Module) -> Experiment:
         return Experiment(
             task=Pretraining(arguments.corpora / corpus, valid_limit=2000),
             learner=learner,
             optimizer=BertAdam(arguments.learning_rate, warmup=0.1, b2=0.98, bias_correction=True),
-            padding="packed" if learner.encoder.ignores_padding else "full",
+            padding=PADDING.get(name, "packed"),
             batch_size=64,
             steps=arguments.steps,
             keep=1,
@@ -152,7 +168,7 @@ def variants(arguments: Arguments) -> dict[str, Experiment]:
             checkpoint_every=1000,
         )
 
-    found = {name: pretraining(*parts) for name, parts in learners(arguments).items()}
+    found = {name: pretraining(name, *parts) for name, parts in learners(arguments).items()}
     costs = {name: step_flops(experiment) for name, experiment in found.items()}
     return {
         name: replace(experiment, steps=round(arguments.steps * costs["bert"] / costs[name]))
@@ -161,10 +177,12 @@ def variants(arguments: Arguments) -> dict[str, Experiment]:
 
 
 def step_flops(experiment: Experiment) -> float:
-    """Of a step over the first batch, in rows as long as they can be."""
+    """Of a step, on average over the first `SAMPLE` batches as they are laid out for one device."""
     run = resolve(experiment)
     flops, _ = speed_limit(run)
-    return flops(run.example_batch)
+    layout = Layout.of(run.train_source, experiment.padding)
+    batches = TrainingBatches(run.train_source, experiment.batch_size, experiment.seed)
+    return fmean(flops(batch) for i in range(SAMPLE) for batch in layout([batches[i]]))
 
 
 def tasks(arguments: Arguments) -> dict[str, Task]:
@@ -177,7 +195,7 @@ def tasks(arguments: Arguments) -> dict[str, Task]:
             optimizer=BertAdam(arguments.fine_tuning_learning_rate, warmup=0.1, bias_correction=True),
             init_from=init_from,
             dropout=0.1,
-            padding="full" if init_from.name == "fnet" else "packed",
+            padding=PADDING["fnet"] if init_from.name == "fnet" else "packed",
             batch_size=32,
             epochs=arguments.fine_tuning_epochs,
             best_metric=f"valid/{metric}",

@@ -288,44 +288,48 @@ def config_of(checkpoint: ForeignCheckpoint) -> dict[str, Any]:
     config |= {name: value(encoder) if callable(value) else value for name, value in member.written.items()}
     config["dtype"] = "float32"
     for name, head in heads.items():
-        if isinstance(head, Mlm):
-            if member.mlm_activation not in (None, head.activation):
-                raise ValueError(
-                    f"activation is {head.activation!r} in the head {name!r}, and that of their {member.model_type} "
-                    f"has no other than {member.mlm_activation!r}"
-                )
-            for field in ("activation", "norm_epsilon") if member.mlm_activation is None else ("norm_epsilon",):
-                if getattr(head, field) != getattr(encoder, field):
-                    raise ValueError(
-                        f"{field} is {getattr(encoder, field)!r} in the encoder and {getattr(head, field)!r} in the "
-                        f"head {name!r}: config.json has one field for both"
-                    )
-            config["tie_word_embeddings"] = head.tied
-        if isinstance(head, Rtd) and head.activation != encoder.activation:
-            raise ValueError(
-                f"activation is {encoder.activation!r} in the encoder and {head.activation!r} in the head {name!r}: "
-                "config.json has one field for both"
-            )
-        if isinstance(head, CausalLm | Plm):
-            config["tie_word_embeddings"] = head.tied
-        if isinstance(head, Classify | Regress | MultiLabel | Tag | Choice):
-            field = member.tag_dropout if isinstance(head, Tag) else member.head_dropout
-            if field is None and head.dropout != encoder.dropout:
-                raise ValueError(
-                    f"dropout is {encoder.dropout} in the encoder and {head.dropout} in the head {name!r}: "
-                    "config.json has one field for both"
-                )
-            config |= {} if field is None else {field: head.dropout}
-        for pooling, hidden in member.pooling.items():
-            config |= {"classifier_pooling": pooling} if getattr(head, "hidden", "") == hidden else {}
-        if isinstance(head, Regress):
-            config |= {"problem_type": "regression", "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-        if isinstance(head, MultiLabel):
-            config["problem_type"] = "multi_label_classification"
-        if isinstance(head, Classify | MultiLabel | Tag):
-            labels = head.labels or tuple(f"LABEL_{i}" for i in range(head.num_classes))
-            if len(labels) != head.num_classes:
-                raise ValueError(f"the head {name!r} has {head.num_classes} classes, but {len(labels)} labels")
-            config["id2label"] = {str(i): label for i, label in enumerate(labels)}
-            config["label2id"] = {label: i for i, label in enumerate(labels)}
+        config |= _of_head(name, head, encoder, member)
     return config
+
+
+def _of_head(name: str, head: nn.Module, encoder: nn.Module, member: Member) -> dict[str, Any]:
+    """What their configuration says of a head. Raises ValueError for what it has no field for."""
+    said: dict[str, Any] = {}
+    if isinstance(head, Mlm) and member.mlm_activation not in (None, head.activation):
+        raise ValueError(
+            f"activation is {head.activation!r} in the head {name!r}, and that of their {member.model_type} "
+            f"has no other than {member.mlm_activation!r}"
+        )
+    shared = {
+        "activation": isinstance(head, Rtd) or (isinstance(head, Mlm) and member.mlm_activation is None),
+        "norm_epsilon": isinstance(head, Mlm),
+        "dropout": hasattr(head, "dropout") and _dropout_field(head, member) is None,
+    }
+    for field in (field for field, is_one in shared.items() if is_one):
+        if getattr(head, field) != getattr(encoder, field):
+            raise ValueError(
+                f"{field} is {getattr(encoder, field)!r} in the encoder and {getattr(head, field)!r} in the "
+                f"head {name!r}: config.json has one field for both"
+            )
+    if isinstance(head, Mlm | CausalLm | Plm):
+        said["tie_word_embeddings"] = head.tied
+    if hasattr(head, "dropout") and (field := _dropout_field(head, member)):
+        said[field] = head.dropout
+    for pooling, hidden in member.pooling.items():
+        said |= {"classifier_pooling": pooling} if getattr(head, "hidden", "") == hidden else {}
+    if isinstance(head, Regress):
+        said |= {"problem_type": "regression", "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    if isinstance(head, MultiLabel):
+        said["problem_type"] = "multi_label_classification"
+    if isinstance(head, Classify | MultiLabel | Tag):
+        labels = head.labels or tuple(f"LABEL_{i}" for i in range(head.num_classes))
+        if len(labels) != head.num_classes:
+            raise ValueError(f"the head {name!r} has {head.num_classes} classes, but {len(labels)} labels")
+        said["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        said["label2id"] = {label: i for i, label in enumerate(labels)}
+    return said
+
+
+def _dropout_field(head: nn.Module, member: Member) -> str | None:
+    """Their field for the dropout in front of a head; None where it is the encoder's."""
+    return member.tag_dropout if isinstance(head, Tag) else member.head_dropout

@@ -83,9 +83,10 @@ class Xlnet(Tower):
 
         rows = self._two_streams(batch) if "order" in batch else batch
         encoded = encode(self, embed, layer, rows, train, context=context)
-        hidden = drop(encoded.hidden, train, Places.of_array(encoded.hidden.shape, encoded.row))
         if "order" not in batch:
+            hidden = drop(encoded.hidden, train, Places.of_array(encoded.hidden.shape, encoded.row))
             return encoded._replace(hidden=hidden)
+        hidden = drop(encoded.hidden, train, Places.of_tokens(rows["token_index"], self.width))
         length, inner = batch["tokens"].shape[1], encoded.intermediates
         inner = {"embeddings": inner["embeddings"][:, :length], "layers": inner["layers"][:, :, :length]}
         return encoded._replace(hidden=hidden[:, :length], intermediates=inner | {"asked": hidden[:, length:]})

@@ -114,6 +114,29 @@ def test_an_order_without_answers_is_one_stream(model):
     np.testing.assert_allclose(np.asarray(one)[real], np.asarray(two)[real], atol=1e-5)
 
 
+def test_dropout_does_not_depend_on_the_width_of_a_batch(model):
+    """Both streams are the same however far a row is padded, to how many places those asked are filled up, and in which
+    micro-batch the row is."""
+    _, params = model
+    encoder = Xlnet(**SIZES | {"dropout": 0.3, "attention_dropout": 0.3})
+    asked = jnp.array([[1, 3, 5], [2, 4, 0]])
+    order = jnp.array([[0, 2, 0, 3, 0, 1, 0, 0], [0, 0, 1, 0, 2, 0, 0, 0]])
+    batch = {"tokens": tokens(2, 8), "order": order, "asked": asked, "lengths": jnp.array([8, 6], jnp.int32)}
+    wide = {name: jnp.pad(batch[name], ((0, 0), (0, 5))) for name in ("tokens", "order", "asked")}
+    alone = {name: x[1:] for name, x in batch.items()} | {"row": jnp.array([1], jnp.uint32)}
+
+    def streams(batch, train=True):
+        encoded = encoder.apply({"params": params}, batch, train, rngs={"dropout": jax.random.key(0)})
+        return encoded.hidden[-1, :6], encoded.intermediates["asked"][-1, :2]
+
+    for stream, padded, single, plain in zip(
+        streams(batch), streams(batch | wide), streams(alone), streams(batch, train=False), strict=True
+    ):
+        np.testing.assert_allclose(stream, padded, atol=1e-5)
+        np.testing.assert_allclose(stream, single, atol=1e-5)
+        assert not np.allclose(stream, plain, atol=0.1)
+
+
 @pytest.mark.parametrize(
     ("fields", "more", "message"),
     [
