@@ -19,10 +19,10 @@ For base: `--size base`. The activation is the original's GELU, the tanh approxi
 micro-batches (`--accumulate`), so that it runs on any number of devices: the default makes them of 32 rows. On one
 machine: `--size mini --batch-size 64 --accumulate 1 --steps 20000 --optimizer.warmup 1000`.
 
-Where it differs: rows are not packed. There is no memory of the text before a row; there half of a row is kept as such, and each half has an
-order of its own, here the whole row has one. No row is read backwards. `[CLS]` stands first in the rows that are made
-here and last in theirs, and so does the token that a head over texts reads: fine-tuned from the released weights, that
-is a `[SEP]`. Nothing of this size has been measured here.
+Where it differs: rows are not packed. There is no memory of the text before a row; there half of a row is kept as such,
+and each half has an order of its own, here the whole row has one. No row is read backwards. `[CLS]` stands first in the
+rows that are made here and last in theirs, and so does the token that a head over texts reads: fine-tuned from the
+released weights, that is a `[SEP]`. Nothing of this size has been measured here.
 """
 
 from pathlib import Path

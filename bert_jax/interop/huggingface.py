@@ -28,6 +28,7 @@ from bert_jax.objectives.rtd import Rtd
 from bert_jax.objectives.sop import Sop
 from bert_jax.objectives.span import Span
 from bert_jax.objectives.tag import Tag
+from bert_jax.text.tokenizer import Tokenizer
 
 # Their "gelu" is the exact one and "gelu_new" the tanh approximation, which the original calls gelu.
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
@@ -286,10 +287,24 @@ def config_of(checkpoint: ForeignCheckpoint) -> dict[str, Any]:
     theirs = {ours: name for name, ours in member.fields.items()}
     config[theirs["max_length"]] += member.spare_positions
     config |= {name: value(encoder) if callable(value) else value for name, value in member.written.items()}
+    config |= _token_ids(checkpoint.tokenizer, member)
     config["dtype"] = "float32"
     for name, head in heads.items():
         config |= _of_head(name, head, encoder, member)
     return config
+
+
+def _token_ids(tokenizer: Tokenizer | None, member: Member) -> dict[str, int]:
+    """Their ids of special tokens, as the tokenizer has them. Raises ValueError for one that they compute with."""
+    found = {} if tokenizer is None else {field: getattr(tokenizer, own) for field, own in member.token_ids.items()}
+    for field, own in found.items():
+        wanted = member.spare_positions - 1 if member.spare_positions and field == "pad_token_id" else own
+        if own != wanted:
+            raise ValueError(
+                f"{field} is {own} in the tokenizer, and their {member.model_type} counts positions from behind the id "
+                f"{wanted} of padding: format bert_jax keeps it, or train with a vocabulary whose padding has that id"
+            )
+    return found
 
 
 def _of_head(name: str, head: nn.Module, encoder: nn.Module, member: Member) -> dict[str, Any]:

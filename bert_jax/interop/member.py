@@ -26,8 +26,9 @@ class Member(NamedTuple):
         decoder, decoder_bias, bias: of its last projection; the bias has two names in some.
         classifiers: names of the last projection of a head over texts, or over tokens.
         activation: their field for it.
-        required: further fields that are written, and of which no other value can be read.
+        required: further fields of which no other value can be read.
         written: those that are written and not looked at; what is a function, is called with the encoder.
+        token_ids: those of `written` or `required` that are ids of special tokens, by the tokenizer's name for them.
         buffers: what the names of tensors that are no parameters end with.
         causal: whether its tokens see those before them only.
         unsaid: fields of the encoder that config.json cannot say, with the values that their class gives them.
@@ -80,3 +81,4 @@ class Member(NamedTuple):
     tag_hidden: str = "none"
     spelled: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config
     tokenizer: type | None = None
+    token_ids: Mapping[str, str] = {"pad_token_id": "pad_id"}

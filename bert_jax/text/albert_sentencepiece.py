@@ -6,101 +6,39 @@ a comma behind a digit is a piece of its own only as far as the model's scores s
 """
 
 import base64
-import hashlib
 import json
 import os
 import string
-import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bert_jax.text.sentencepiece import WORD_MARK, SentencePiece, parse
-from bert_jax.text.sentencepiece_file import CONTROL, UNKNOWN, model_of, normalizer_of
-from bert_jax.text.tokenizer import Encoding, checked, write_new
+from bert_jax.text.prepared_sentencepiece import PreparedSentencePiece, read_options
+from bert_jax.text.sentencepiece import CONFIG, MODEL, WORD_MARK, parse
+from bert_jax.text.sentencepiece_file import CONTROL, UNKNOWN, model_of
 
-MODEL, LIBRARY, CONFIG = "spiece.model", "tokenizer.json", "tokenizer_config.json"
+LIBRARY = "tokenizer.json"
 FIRST = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 TYPES = dict.fromkeys(FIRST, CONTROL) | {"<unk>": UNKNOWN}
-QUOTES = ("``", "''")  # each becomes "
 # create_pretraining_data.py, `_is_start_piece_sp`: pieces of these characters alone can continue a word.
 MARKS = frozenset('!"#$%&()*+,-./:;?@[\\]^_`{|}~')
 INSIDE = MARKS | frozenset(string.ascii_letters)
 
 
-class AlbertSentencePiece(SentencePiece):
+class AlbertSentencePiece(PreparedSentencePiece):
     """ALBERT's tokenizer.
 
     `continues` is True for a piece of English letters and marks that neither starts with the word mark nor is a single
     mark: "▁hello" "," are two words, as is each piece of another script.
     """
 
+    kind, tokenizer_class = "albert sentencepiece", "AlbertTokenizer"
+
     def __init__(self, model: str | os.PathLike | bytes, lowercase: bool = True, keep_accents: bool = False):
-        """Open a model file, or the bytes of one; errors are those of `SentencePiece`.
-
-        keep_accents: neither decompose characters (NFKD) nor drop the marks above and below letters.
-        """
-        super().__init__(model)
-        self.lowercase, self.keep_accents = lowercase, keep_accents
-        self._characters = _Characters(lowercase, keep_accents)
+        """Arguments and errors as of `PreparedSentencePiece`."""
+        super().__init__(model, lowercase, keep_accents)
         self.continues &= np.array([_is_inside(piece) for piece in self.pieces])
-        kind = {"kind": "albert sentencepiece", "lowercase": lowercase, "keep_accents": keep_accents}
-        scores = self._library.get_score(list(range(self.vocab_size)))
-        content = kind | {"normalizer": normalizer_of(self._content), "pieces": self.pieces, "scores": scores}
-        self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-    def encode(self, text: str) -> Encoding:
-        """The tokens of one text, without special tokens, all of segment 0. A token includes the space before it."""
-        given, places = checked(text), []  # of each character that is read, where it begins and ends in the text
-        at, read = 0, []
-        while at < len(given):
-            width = 2 if given.startswith(QUOTES, at) else 1
-            found = '"' if width == 2 else self._characters[ord(given[at])]
-            read.append(found)
-            places += [(at, at + width)] * len(found)
-            at += width
-        found = self._library.encode("".join(read), return_type="offset_mapping")
-        places.append((at, at))
-        offsets = [(places[start][0], places[max(start, stop - 1)][start < stop]) for start, stop in found["offsets"]]
-        ids = np.array(found["ids"], np.int32)
-        return Encoding(ids, np.array(offsets, np.int32).reshape(-1, 2), np.zeros_like(ids))
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text (int32 [n]), without special tokens or offsets: the fast path for large corpora."""
-        return super().encode_batch([self._read(text) for text in texts])
-
-    def save(self, folder: str | os.PathLike) -> None:
-        """Write `spiece.model` and `tokenizer_config.json`, which AlbertTokenizer opens."""
-        super().save(folder)
-        config = {
-            "tokenizer_class": "AlbertTokenizer", "do_lower_case": self.lowercase, "keep_accents": self.keep_accents
-        }  # fmt: skip
-        write_new(Path(folder) / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-
-    def _read(self, text: str) -> str:
-        for quote in QUOTES:
-            text = text.replace(quote, '"')
-        return text.translate(self._characters)
-
-
-class _Characters(dict):
-    """What each character is read as, by its number; found when it is first asked for."""
-
-    def __init__(self, lowercase: bool, keep_accents: bool):
-        super().__init__()
-        self._lowercase, self._keep_accents = lowercase, keep_accents
-
-    def __missing__(self, code: int) -> str:
-        found = chr(code)
-        if not self._keep_accents:
-            decomposed = unicodedata.normalize("NFKD", found)
-            found = "".join(part for part in decomposed if unicodedata.category(part) != "Mn")
-        if self._lowercase:
-            found = "".join(map(str.lower, found))  # each alone: a sigma does not know that it ends a word
-        self[code] = found
-        return found
 
 
 def _is_inside(piece: str) -> bool:
@@ -130,7 +68,7 @@ def read(folder: Path) -> AlbertSentencePiece:
     """
     file = folder / LIBRARY
     if not file.exists():
-        config = _config(folder / CONFIG)
+        config = read_options(folder / CONFIG, do_lower_case=True, keep_accents=False)
         return AlbertSentencePiece(folder / MODEL, config["do_lower_case"], config["keep_accents"])
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -152,19 +90,3 @@ def read(folder: Path) -> AlbertSentencePiece:
 
 def _steps(step: Any, several: str) -> list[dict]:
     return step.get(several, [step]) if step else []
-
-
-def _config(file: Path) -> dict[str, bool]:
-    """The options of a tokenizer_config.json, or what AlbertTokenizer takes where it does not say."""
-    options = {"do_lower_case": True, "keep_accents": False}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} holds {type(config).__name__}, expected a JSON object")
-    found = {name: config.get(name, default) for name, default in options.items()}
-    for name, value in found.items():
-        if not isinstance(value, bool):
-            raise ValueError(f"{file}: {name} is {value!r}, expected true or false")
-    return found

@@ -1,6 +1,7 @@
 """SentencePiece (Kudo and Richardson 2018, arXiv:1808.06226) through the package `sentencepiece`."""
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ import sentencepiece
 
 from bert_jax.text.tokenizer import SPECIALS, Encoding, Tokenizer, checked, write_new
 
+MODEL, CONFIG = "spiece.model", "tokenizer_config.json"
+NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")  # in tokenizer_config.json
 WORD_MARK = "▁"  # U+2581: stands for the space before a word
 XLNET_SPECIALS = ("<pad>", "<unk>", "<cls>", "<sep>", "<mask>")
 
@@ -63,8 +66,18 @@ class SentencePiece(Tokenizer):
         return self._library.decode([i for i in np.asarray(ids).tolist() if i not in dropped])
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write `spiece.model`, byte for byte the file that was opened."""
-        write_new(Path(folder) / "spiece.model", self._content)
+        """Write `spiece.model`, byte for byte the file that was opened, and a `tokenizer_config.json` with which
+        `AutoTokenizer` of transformers reads as is read here, but for `` and '', of which it makes "."""
+        config: dict[str, bool | str] = {
+            "tokenizer_class": "AlbertTokenizer", "do_lower_case": False, "keep_accents": True
+        }  # fmt: skip
+        ids = self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id
+        config |= {name: self.pieces[i] for name, i in zip(NAMES, ids, strict=True)}
+        self._write(folder, config)
+
+    def _write(self, folder: str | os.PathLike, config: dict[str, bool | str]) -> None:
+        write_new(Path(folder) / MODEL, self._content)
+        write_new(Path(folder) / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def parse(content: bytes, source: str) -> sentencepiece.SentencePieceProcessor:

@@ -139,7 +139,14 @@ def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
     Raises FileNotFoundError when the folder or its tokenizer file is missing; ValueError when the folder holds both
     kinds, contradicts `lowercase`, or asks for an option that BERT's tokenizer does not have.
     """
-    from bert_jax.text import albert_sentencepiece, bpe, bracketed_bpe, fairseq_sentencepiece
+    from bert_jax.text import (
+        albert_sentencepiece,
+        bpe,
+        bracketed_bpe,
+        fairseq_sentencepiece,
+        fnet_sentencepiece,
+        xlnet_sentencepiece,
+    )
     from bert_jax.text.sentencepiece import SentencePiece
     from bert_jax.text.wordpiece import WordPiece, has_capitals, read_library, read_vocabulary
 
@@ -152,8 +159,10 @@ def load(folder: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
     if model_file.exists():
         if lowercase is not None:
             raise ValueError(f"lowercase={lowercase} does not apply to {model_file}, which holds its own rules")
-        of_albert = albert_sentencepiece.is_saved_in(folder)
-        return albert_sentencepiece.read(folder) if of_albert else SentencePiece(model_file)
+        for kind in (albert_sentencepiece, xlnet_sentencepiece, fnet_sentencepiece):
+            if kind.is_saved_in(folder):
+                return kind.read(folder)
+        return SentencePiece(model_file)
     if fairseq_sentencepiece.is_saved_in(folder):
         if lowercase is not None:
             raise ValueError(f"lowercase={lowercase} does not apply to XLM-R's tokenizer, which keeps the case")

@@ -57,6 +57,8 @@ def test_released_xlnet_model(shared_data):
     assert tokenizer.tokens(ids)[:2] == ["▁The", "▁token"]
     assert tokenizer.continues[ids][:3].tolist() == [False, False, True]
     assert tokenizer.decode(ids) == "The tokenizers, unaffordable."
+    assert tokenizer.tokens(tokenizer.encode("A café: ``no''.").ids) == ["▁A", "▁cafe", ":", "▁", '"', "no", '"', "."]
+    np.testing.assert_array_equal(tokenizer.encode("A café").offsets, [[0, 1], [1, 6]])
 
 
 def test_offsets_count_characters(tokenizer):

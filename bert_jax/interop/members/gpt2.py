@@ -110,6 +110,7 @@ GPT2 = Member(
     # Of a vocabulary that ends otherwise than the released one, the three are to be put right by hand.
     written=dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), _end_of_text),
     buffers=(".attn.bias", ".attn.masked_bias"),  # the triangle of a mask
+    token_ids={"bos_token_id": "cls_id", "eos_token_id": "sep_id", "pad_token_id": "pad_id"},
     causal=True,
     unsaid={"segment_types": 0},
     hidden=("last", "score"),

@@ -160,6 +160,8 @@ MODERNBERT = Member(
         "rope_scaling": None,
     },
     written={"norm_eps": HIDDEN_NORM_EPSILON} | {name: _id(value) for name, value in IDS.items()},
+    token_ids={name: f"{name[:3]}_id" for name in ("cls_token_id", "sep_token_id", "pad_token_id")}
+    | {"bos_token_id": "cls_id", "eos_token_id": "sep_id"},
     unsaid={"norm_epsilon": HIDDEN_NORM_EPSILON, "segment_types": 0},
     mlm_activation="gelu",
     hidden=("gelu_norm", "head.dense"),

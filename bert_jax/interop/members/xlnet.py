@@ -52,7 +52,11 @@ def _head_table(objective: Any) -> tuple[Parameter, ...] | None:
 
 
 def _spelled(config: dict[str, Any]) -> dict[str, Any]:
-    """With the original's `dropatt`, the dropout on probabilities, for which theirs has no number of its own."""
+    """With the original's `dropatt`, the dropout on probabilities, for which theirs has no number of its own. Raises
+    ValueError for heads that do not fill the width."""
+    width, heads = (config.get(field) for field in ("d_model", "n_head"))
+    if (own := config.get("d_head")) is not None and own * (heads or 0) != width:
+        raise ValueError(f"d_head is {own!r}, and {heads} heads of it do not make the d_model {width}")
     return {"dropatt": config.get("dropout", DEFAULTS["dropout"])} | config
 
 
@@ -61,6 +65,7 @@ DEFAULTS = {  # XLNetConfig
     "dropout": 0.1,
     "layer_norm_eps": 1e-12,
     "initializer_range": 0.02,
+    "summary_last_dropout": 0.1,
     "tie_word_embeddings": True,
     "n_positions": 512,  # no field of theirs, which knows no longest input: that of the released models' pre-training
 }
