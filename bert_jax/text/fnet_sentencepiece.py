@@ -1,7 +1,7 @@
 """FNet's tokenizer: SentencePiece over text with one kind of quotes (`FNetTokenizer` of transformers 4).
 
-That of transformers 5 loses the mark of a first word where it opens a model alone, so what is saved names ALBERT's,
-which with these options does the same.
+transformers 5 opens no such model as it was: its FNetTokenizer loses the mark of the first word. What is saved names
+its AlbertTokenizer, which with these options does the same, but for unknown characters, for which it has the id 1.
 """
 
 import os

@@ -41,14 +41,15 @@ def test_xlnet(shared_data, tmp_path):
 
 
 def test_fnet(tmp_path):
-    """A model with the special tokens of the released one, capitals and accents kept."""
+    """A model with the special tokens of the released one, capitals and accents kept; of what is in its alphabet, since
+    unknown characters have another id there."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS), model_writer=model, vocab_size=46, minloglevel=2, character_coverage=1.0,
         pad_id=3, pad_piece="<pad>", control_symbols=["[CLS]", "[SEP]", "[MASK]"],
     )  # fmt: skip
     tokenizer = FnetSentencePiece(model.getvalue())
-    theirs = same(tokenizer, tmp_path, READ)
+    theirs = same(tokenizer, tmp_path, [*TEXTS, " The  ``cats'' ran 12,3 ", ""])
     assert theirs("The cat", "sat")["input_ids"] == tokenizer.encode_pair("The cat", "sat", max_length=32).ids.tolist()
 
 
