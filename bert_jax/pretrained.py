@@ -58,7 +58,7 @@ class Pretrained:
 
         Returns `hidden` [B, L, D]; `pooled` [B, D] where there is a pooler; the heads' `mlm_logits` or `lm_logits`
         [B, L, V], `nsp_logits` and `sop_logits` [B, 2], `rtd_logits` [B, L], `logits`, and what the `outputs` of a head
-        of one's own are called. Raises ValueError for shapes that differ, rows longer than the position table, and ids
+        of one's own are called. Raises ValueError for shapes that differ, rows longer than the encoder takes, and ids
         outside the vocabulary or the segment types.
         """
         batch = self.batch(tokens, segments, mask)
@@ -71,7 +71,9 @@ class Pretrained:
         if tokens.ndim != 2:
             raise ValueError(f"tokens has shape {tokens.shape}, expected [B, L]")
         if tokens.shape[1] > encoder.max_length:
-            raise ValueError(f"rows of {tokens.shape[1]} tokens, but the position table has {encoder.max_length}")
+            raise ValueError(
+                f"rows of {tokens.shape[1]} tokens, but the encoder takes {encoder.max_length} (max_length)"
+            )
         batch = {"tokens": tokens}
         limits = [("tokens", tokens, encoder.vocab_size)]
         if segments is not None:

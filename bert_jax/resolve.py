@@ -91,7 +91,7 @@ def resolve(experiment: Experiment, to_come: Pretrained | None = None) -> Resolv
     batch = TrainingBatches(source, experiment.batch_size, experiment.seed)[0]
     abstract = abstract_parameters(learner, batch)  # once, for all who need it: a trace takes a while
     _check_best_metric(experiment.best_metric, task.metric_names, learner, evaluations, batch, abstract)
-    _check_heads(learner, start)
+    check_heads(learner, start)
     initial = _initial(start, abstract)
     moments = {}
     if experiment.init_optimizer and to_come is None:
@@ -148,8 +148,8 @@ def _check_rows(sources: dict[str, Source], encoder: nn.Module, padding: Padding
     for name, data in sources.items():
         if data.max_length > encoder.max_length:
             raise ValueError(
-                f"the {name} data has rows of {data.max_length} tokens, but the encoder's position table has "
-                f"{encoder.max_length} (max_length)"
+                f"the {name} data has rows of {data.max_length} tokens, but the encoder takes {encoder.max_length} "
+                "(max_length)"
             )
         _check_padding(encoder, padding, name, data.max_length)
 
@@ -229,11 +229,12 @@ def _check_best_metric(
         raise ValueError(f"best_metric {best!r} is none of the metrics of an evaluation: {', '.join(names)}")
 
 
-def _check_heads(learner: nn.Module, start: Pretrained | None) -> None:
+def check_heads(learner: nn.Module, start: Pretrained | None) -> None:
     """Raises ValueError for a head that computes otherwise than the one whose weights it would take over."""
     for name, there in (start.model.objectives if start else {}).items():
         head = learner.objectives.get(name)
-        for field in ("activation", "norm_epsilon", "tied", "transform"):
+        unread = () if getattr(there, "transform", True) else ("activation", "norm_epsilon")  # fields of a transform
+        for field in (x for x in ("transform", "activation", "norm_epsilon", "tied", "hidden") if x not in unread):
             wanted = getattr(there, field, None)
             if head is not None and wanted is not None and getattr(head, field, wanted) != wanted:
                 raise ValueError(

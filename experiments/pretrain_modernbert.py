@@ -27,8 +27,8 @@ constant 3e-4, with base 160,000 in the global layers, and 50 billion in which t
 
 and the same with `--init-from runs/extended --optimizer.decay 10600 --steps 10600`. For large: `modernbert("large")` in
 this file and `--optimizer.learning-rate 5e-4`, with which the authors' loss stopped falling after 900 billion tokens:
-they went on with 5e-5. On one machine: `modernbert("mini")` and `--batch-size 64 --accumulate 1 --steps 20000
---optimizer.warmup 1000`.
+they went on with 5e-5; what else the paper changes for large is not followed here. On one machine: `modernbert("mini")`
+and `--batch-size 64 --accumulate 1 --steps 20000 --optimizer.warmup 1000`.
 
 Where it differs: the batch is of one size, where theirs grows over the first 50 billion tokens; a row of the batch is a
 piece of one document, several of which are computed in one row, where theirs is such a row; [CLS] and [SEP] are never

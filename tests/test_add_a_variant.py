@@ -270,6 +270,12 @@ def test_punctuation_reads_text(tmp_path):
         module.Punctuation(tmp_path / "empty.txt", tmp_path / "empty.txt").train(None)
 
 
+def test_the_table_at_the_top():
+    """It has each example, and its lines."""
+    rows = re.findall(r"^\| [\w ]+ \| \[`(\w+)`\]\(#[\w-]+\) \| (\d+) \|", PAGE, re.MULTILINE)
+    assert [(name, int(lines)) for name, lines in rows] == [(name, lines) for name, (lines, _) in EXAMPLES.items()]
+
+
 def test_the_table_of_names():
     """The excerpt of a member's file on the page is what that file says."""
     (excerpt,) = re.findall(r"```python\n(LAYER = .*?)```", PAGE, re.S)

@@ -173,7 +173,7 @@ def test_a_model_for_longer_rows(first, tiny_corpus):
     start = resolve(second)
     model = start.learner.clone(encoder=start.learner.encoder.clone(max_length=12))
     to_come = Pretrained(model, short, start.tokenizer)
-    with pytest.raises(ValueError, match="rows of 32 tokens, but the encoder's position table has 12"):
+    with pytest.raises(ValueError, match="rows of 32 tokens, but the encoder takes 12"):
         resolve(second, to_come)
     run = resolve(dataclasses.replace(second, extend_positions="copied"), to_come)
     assert run.learner.encoder.max_length == 32

@@ -148,7 +148,7 @@ def test_a_second_phase_that_cannot_be_is_found_before_the_first(phases, corpora
             train_phases(TwoPhases(phases.phase_1, second), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
-    refused("rows of 32 tokens, but the encoder's position table has 16", extend_positions=None)
+    refused("rows of 32 tokens, but the encoder takes 16", extend_positions=None)
     refused("nowhere", task=Pretraining(corpora / "nowhere"))
     refused("warm-up of 9 steps leaves nothing of 4", optimizer=BertAdam(warmup=9))
     refused("the checkpoint to start from has another shape", learner=Multitask(

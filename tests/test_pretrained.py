@@ -101,7 +101,7 @@ def test_mask_with_holes(model, saved):
         ({"tokens": [[1.0, 2.0]]}, "tokens has dtype float64, expected integers"),
         ({"tokens": [[1, 67]]}, "tokens holds 1 to 67, but only 0 to 66"),
         ({"tokens": [[-1, 2]]}, "tokens holds -1 to 2"),
-        ({"tokens": np.ones((1, 18), int)}, "rows of 18 tokens, but the position table has 17"),
+        ({"tokens": np.ones((1, 18), int)}, "rows of 18 tokens, but the encoder takes 17"),
         ({"tokens": [[1, 2]], "segments": [[0, 2]]}, "segments holds 0 to 2, but only 0 to 1"),
         ({"tokens": [[1, 2]], "segments": [0, 1]}, r"segments has shape \(2,\), but tokens \(1, 2\)"),
         ({"tokens": [[1, 2]], "mask": [[1, 2]]}, "mask holds 1 to 2"),

@@ -18,11 +18,12 @@ from bert_jax.data.tables import Tables
 from bert_jax.experiment import Experiment, claim_workdir
 from bert_jax.learners.multitask import Multitask
 from bert_jax.models.bert import Bert
+from bert_jax.objectives.causal_lm import CausalLm
 from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.nsp import Nsp
-from bert_jax.pretrained import load_architecture, write_learner
-from bert_jax.resolve import resolve
+from bert_jax.pretrained import Pretrained, load_architecture, write_learner
+from bert_jax.resolve import check_heads, resolve
 from bert_jax.tasks.classification import Classification
 from bert_jax.tasks.pretraining import Pretraining
 from bert_jax.text.wordpiece import WordPiece
@@ -174,10 +175,10 @@ def test_continued_pretraining_takes_the_heads_too(pretraining, pretrained):
 
 def test_rows_longer_than_the_position_table(refused, pretraining, fine_tuning):
     """For a corpus and for labelled files."""
-    message = r"the train data has rows of 32 tokens, but the encoder's position table has 31 \(max_length\)"
+    message = r"the train data has rows of 32 tokens, but the encoder takes 31 \(max_length\)"
     refused(with_encoder(pretraining, max_length=31), message)
     task = dataclasses.replace(fine_tuning.task, max_length=64)
-    refused(change(fine_tuning, task=task), "the train data has rows of 64 tokens, .* position table has 32")
+    refused(change(fine_tuning, task=task), "the train data has rows of 64 tokens, .* the encoder takes 32")
 
 
 def test_heads_that_compute_otherwise(refused, pretraining, pretrained):
@@ -189,6 +190,21 @@ def test_heads_that_compute_otherwise(refused, pretraining, pretrained):
     ):
         learner = Multitask(ENCODER, {"mlm": Mlm(max_predictions=5, **changes)})
         refused(change(pretraining, init_from=pretrained, learner=learner), f"give {flag}")
+
+
+@pytest.mark.parametrize(("there", "here"), [("gelu", "tanh"), ("tanh", "last_tanh"), ("gelu_norm", "mean_gelu_norm")])
+def test_heads_that_read_otherwise(there, here):
+    """Nor on weights of another way to read a text, though their shapes agree."""
+    start, learner = (Multitask(ENCODER, {"classify": Classify(2, hidden=hidden)}) for hidden in (there, here))
+    with pytest.raises(ValueError, match=f"give --learner.objectives.classify.hidden {there}"):
+        check_heads(learner, Pretrained(start, None, None))
+    check_heads(start, Pretrained(start, None, None))
+
+
+def test_a_head_without_a_transform():
+    """Its activation and epsilon are read by nothing, and may be any."""
+    start, learner = (Multitask(ENCODER, {"lm": CausalLm(activation=x, transform=False)}) for x in ("relu", "gelu"))
+    check_heads(learner, Pretrained(start, None, None))
 
 
 def test_other_corpora_are_evaluated_too(refused, pretraining, tiny_corpus, tmp_path):

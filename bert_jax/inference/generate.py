@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from bert_jax.data.packing import padded_length, row_count
 from bert_jax.inference import forward
 from bert_jax.inference.inputs import BadInput, Opened, beginning, head_of, items_of, tokens_of
 from bert_jax.inference.predictors import placed
 from bert_jax.learners.multitask import Multitask
-from bert_jax.nn.cache import CACHE, new_cache, starting_at
+from bert_jax.nn.cache import CACHE, READ, new_cache, starting_at
 from bert_jax.nn.dot import compute_dtype
 from bert_jax.objectives.causal_lm import CausalLm
 
@@ -49,14 +49,14 @@ def generate(
             and on the token's place, and not on what is beside it.
 
     Returns the text, as the tokenizer decodes it, prompt included; or a list of them.
-    Raises TypeError or ValueError for bad input, a prompt and its new tokens that exceed the position table, a missing
-    tokenizer or head, an encoder that is not causal.
+    Raises TypeError or ValueError for bad input, a prompt and its new tokens that are more than the encoder takes, a
+    missing tokenizer or head, an encoder that is not causal or keeps no keys and values.
     """
     items = items_of(texts, str)
     head = head_of(opened, CausalLm, "generate")
     encoder, tokenizer = opened.model.encoder, opened.tokenizer
     opened.model.objectives[head].check_encoder(encoder)
-    _check(max_new_tokens, temperature, top_k, top_p)
+    _check(max_new_tokens, temperature, top_k, top_p, seed)
     prompts = []
     for i, text in enumerate(items):
         ids = tokens_of(opened, i, text).ids
@@ -71,7 +71,7 @@ def generate(
     (model, params), found = placed(opened), []
     for batch in _batches(prompts, max_new_tokens, encoder.max_length):
         ends, pieces = tokenizer.sep_id, tokenizer.vocab_size
-        written = _write(model, params, batch, sampling, seed, head, max_new_tokens, cuts, ends, pieces)
+        written = _write(model, params, batch, sampling, np.uint32(seed), head, max_new_tokens, cuts, ends, pieces)
         found += list(np.asarray(written))
     whole = []
     for ids, new in zip(prompts, found, strict=False):  # the last rows of a batch may be of none
@@ -80,7 +80,7 @@ def generate(
     return whole[0] if isinstance(texts, str) else whole
 
 
-def _check(max_new_tokens: int, temperature: float, top_k: int, top_p: float) -> None:
+def _check(max_new_tokens: int, temperature: float, top_k: int, top_p: float, seed: int) -> None:
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens {max_new_tokens}: must be at least 1")
     if not 0 <= temperature < float("inf"):
@@ -89,6 +89,8 @@ def _check(max_new_tokens: int, temperature: float, top_k: int, top_p: float) ->
         raise ValueError(f"top_k {top_k}: must be at least 0, which draws among all tokens")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p {top_p}: must be above 0 and at most 1, which draws among all tokens")
+    if not 0 <= seed < 1 << 32:
+        raise ValueError(f"seed {seed}: must be from 0 to 2**32 - 1")
 
 
 def _batches(prompts: list[np.ndarray], new: int, longest: int):
@@ -113,7 +115,7 @@ def _write(
     params: Any,
     batch: dict[str, Array],
     sampling: tuple[Float[Array, ""], Float[Array, ""]] | None,
-    seed: Int[Array, ""],
+    seed: UInt32[Array, ""],
     head: str,
     new: int,
     cuts: tuple[int, bool],
@@ -129,7 +131,10 @@ def _write(
         scores = scores[:, :pieces]  # rows behind these are of a padded table, and no pieces
         if sampling is None:
             return jnp.argmax(scores, axis=-1).astype(jnp.int32)
-        scores = kept(scores / sampling[0], cuts[0], sampling[1] if cuts[1] else None)
+        # Behind the largest, and by no number below the smallest normal one: what overflows is what is never drawn.
+        scores = scores - jnp.max(scores, axis=-1, keepdims=True)
+        scores = scores / jnp.maximum(sampling[0], jnp.finfo(jnp.float32).tiny)
+        scores = kept(scores, cuts[0], sampling[1] if cuts[1] else None)
         own = jax.vmap(jax.random.fold_in)(keys, place)
         return jax.vmap(jax.random.categorical)(own, scores).astype(jnp.int32)
 
@@ -185,7 +190,13 @@ def next_scores(
 
     held = {"encoder": {"layers": {"attention": starting_at(cache, start)}}}
     scores, changed = model.apply({"params": params, CACHE: held}, method=method, mutable=[CACHE])
-    return scores.astype(jnp.float32), changed[CACHE]["encoder"]["layers"]["attention"]
+    after = dict(changed[CACHE]["encoder"]["layers"]["attention"])
+    if after.pop(READ, None) is None:
+        raise ValueError(
+            f"the attention of {type(model.encoder).__name__} keeps no keys and values (nn.cache.joined, in a module "
+            "'layers/attention'): it cannot generate"
+        )
+    return scores.astype(jnp.float32), after
 
 
 def kept(scores: Float[Array, "B V"], top_k: int, top_p: Float[Array, ""] | None) -> Float[Array, "B V"]:

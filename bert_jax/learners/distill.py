@@ -80,16 +80,19 @@ class Distill(nn.Module):
                 raise ValueError(f"the student has {field} {here}, which the teacher with {there} cannot start")
         learner = self.clone(teacher=teacher.clone(dtype=student.dtype), teacher_head=head)
         encoder = dict(params["encoder"])
-        embeddings = {name: encoder["embeddings"][name] for name in ("words", "positions", "norm")}
-        rows = student.max_length + len(embeddings["positions"]["table"]) - teacher.max_length
-        embeddings["positions"] = {"table": embeddings["positions"]["table"][:rows]}
-        if student.segment_types and "segments" in encoder["embeddings"]:
-            embeddings["segments"] = encoder["embeddings"]["segments"]
+        embeddings = dict(encoder["embeddings"])
+        if "positions" in embeddings:
+            rows = student.max_length + len(embeddings["positions"]["table"]) - teacher.max_length
+            embeddings["positions"] = {"table": embeddings["positions"]["table"][:rows]}
+        if not student.segment_types:
+            embeddings.pop("segments", None)
         chosen = np.round(np.linspace(0, teacher.num_layers - 1, student.num_layers)).astype(int)
         layers = jax.tree.map(lambda leaf: leaf[chosen], encoder["layers"])
-        pooler = {"pooler": encoder["pooler"]} if getattr(student, "pooler", False) and "pooler" in encoder else {}
+        rest = {name: part for name, part in encoder.items() if name not in ("embeddings", "layers", "pooler")}
+        if getattr(student, "pooler", False) and "pooler" in encoder:
+            rest["pooler"] = encoder["pooler"]
         return learner, {
-            "encoder": {"embeddings": embeddings, "layers": layers} | pooler,
+            "encoder": {"embeddings": embeddings, "layers": layers} | rest,
             "objectives_mlm": params["objectives_mlm"],
             "teacher": encoder,
             "teacher_head": params["objectives_mlm"],

@@ -1,6 +1,6 @@
 """What every encoder returns."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
@@ -33,13 +33,14 @@ class Encoded(NamedTuple):
             raise ValueError("this head needs an encoder with a pooler (pooler=True), or a layer of its own (hidden)")
         return self.pooled
 
-    def last_hidden(self) -> Float[Array, "B D"]:
-        """The hidden state of each row's last token that is no padding."""
-        column = last_column(*self.hidden.shape[:2], self.lengths, self.sequence_ids)
-        return jnp.take_along_axis(self.hidden, column[:, None, None], axis=1)[:, 0]
-
-    def mean_hidden(self) -> Float[Array, "B D"]:
-        """The mean of each row's hidden states that are of no padding; 0 where there is none."""
+    def hidden_of(self, token: Literal["first", "last", "mean"]) -> Float[Array, "B D"]:
+        """The hidden state of each row's first token, of its last one that is no padding, or the mean of those that are
+        of no padding, 0 where there is none."""
+        if token == "first":
+            return self.hidden[:, 0]
+        if token == "last":
+            column = last_column(*self.hidden.shape[:2], self.lengths, self.sequence_ids)
+            return jnp.take_along_axis(self.hidden, column[:, None, None], axis=1)[:, 0]
         length = self.hidden.shape[1]
         if self.sequence_ids is not None:
             real = self.sequence_ids > 0

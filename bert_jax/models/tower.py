@@ -21,6 +21,9 @@ from bert_jax.nn.stack import Remat, stack
 class Tower(nn.Module):
     """The fields of an encoder of equal layers; the defaults are those of BERT-base.
 
+    Optimizers know a parameter's depth by its name: `embeddings...` is below the layers, `layers` are the layers, and
+    all else is above them (`training.optim.depths`).
+
     Attributes:
         vocab_size: V; 0 stands for that of the tokenizer which the data was made with.
         num_layers: N.
@@ -107,7 +110,7 @@ def encode(
         context: what else each layer is called with, made of the rows that are computed.
         numbered: each layer is called with its number, too, as its last argument (`nn.stack`).
 
-    Raises ValueError for rows longer than the position table.
+    Raises ValueError for rows longer than `max_length`.
     """
     _check(encoder, batch)
     packing, rows = None, batch
@@ -168,7 +171,7 @@ def _check(encoder: Tower, batch: Mapping[str, Array]) -> None:
         raise ValueError(f"vocab_size is {encoder.vocab_size}: give the tokenizer's")
     length = batch["tokens"].shape[1]
     if length > encoder.max_length and "token_index" not in batch:
-        raise ValueError(f"rows of {length} tokens, but the position table has {encoder.max_length} (max_length)")
+        raise ValueError(f"rows of {length} tokens, but the encoder takes {encoder.max_length} (max_length)")
     if "packing" in batch and ("sequence_ids" in batch or "positions" in batch):
         raise ValueError("packing is of right-padded rows: it makes sequence_ids and positions itself")
 

@@ -8,6 +8,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 # The collection of variables that holds them.
 CACHE = "cache"
+# A variable that only a module has which reads them: another one would see each new token alone.
+READ = "read"
 
 
 def new_cache(
@@ -34,6 +36,7 @@ def joined(
     Args:
         module: whose variables they are, called from its compact method.
     """
+    module.variable(CACHE, READ, jnp.ones, ())
     keys, values, start = (module.variable(CACHE, name) for name in ("key", "value", "start"))
     rows, (new, columns) = jnp.arange(key.shape[0])[:, None], (key.shape[2], keys.value.shape[2])
     places = start.value[:, None] + jnp.arange(new)

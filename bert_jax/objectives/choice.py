@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from bert_jax.models.encoded import Encoded
 from bert_jax.nn.linear import INIT_STDDEV
 from bert_jax.nn.losses import Mean, classification
-from bert_jax.objectives.classify import Hidden, pooled_scores
+from bert_jax.objectives.pooled import Hidden, pooled_scores
 
 
 class Choice(nn.Module):

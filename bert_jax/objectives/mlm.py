@@ -116,28 +116,25 @@ class Mlm(nn.Module):
         """Loss in nats and accuracy over the chosen positions (run_pretraining.py:240-285)."""
         # Gathered first, so that the transform and the vocabulary projection see P rows and not L.
         x = jnp.take_along_axis(encoded.hidden, batch["mlm_positions"][..., None], axis=1)
-        logits = token_logits(self, encoded, x, self.use_bias)
+        logits = token_logits(self, encoded, x)
         labels, weights = batch["mlm_labels"], batch["mlm_weights"]
         return classification(logits, labels, weights)
 
     @nn.compact
     def outputs(self, encoded: Encoded) -> dict[str, Float[Array, "B L V"]]:
         """`mlm_logits` [B, L, V] of every position."""
-        return {"mlm_logits": token_logits(self, encoded, encoded.hidden, self.use_bias)}
+        return {"mlm_logits": token_logits(self, encoded, encoded.hidden)}
 
 
-def token_logits(
-    head: nn.Module, encoded: Encoded, x: Float[Array, "B P D"], use_bias: bool = True
-) -> Float[Array, "B P V"]:
+def token_logits(head: nn.Module, encoded: Encoded, x: Float[Array, "B P D"]) -> Float[Array, "B P V"]:
     """A score for each piece of the vocabulary: transform, norm, decoder (run_pretraining.py:246-268).
 
     Args:
         head: whose parameters they become, called from its compact method; has the fields `activation`,
-            `norm_epsilon`, `init_stddev` and `tied`.
+            `norm_epsilon`, `init_stddev` and `tied`, and where transform and norm may have no bias, `use_bias`.
         x: hidden states of the positions that are predicted.
-        use_bias: of transform and norm.
     """
-    dtype = encoded.hidden.dtype
+    dtype, use_bias = encoded.hidden.dtype, getattr(head, "use_bias", True)
     pieces, width = encoded.table.shape
     x = Linear("BPD,DE->BPE", (width,), head.init_stddev, use_bias, str(dtype), name="transform")(x)
     x = LayerNorm(head.norm_epsilon, use_bias, name="norm")(ACTIVATIONS[head.activation](x))

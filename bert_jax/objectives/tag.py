@@ -12,7 +12,7 @@ from bert_jax.models.encoded import Encoded
 from bert_jax.nn.dropout import Dropout, Places
 from bert_jax.nn.linear import INIT_STDDEV, Linear
 from bert_jax.nn.losses import Mean, classification
-from bert_jax.objectives.classify import gelu_norm
+from bert_jax.objectives.pooled import READINGS, own_layer
 
 
 class Tag(nn.Module):
@@ -24,7 +24,7 @@ class Tag(nn.Module):
         labels: the names of the classes, in order, where they are known.
         features: what is read in place of the last layer, a module `(encoded) -> Encoded`: `models.frozen.Frozen`, the
             feature-based approach of the same section, under which the encoder is not trained.
-        hidden: a layer of its own before the dropout: ModernBERT's (`objectives.classify.gelu_norm`).
+        hidden: a layer of its own before the dropout: ModernBERT's (`objectives.pooled.READINGS`).
     """
 
     num_classes: int = 0
@@ -60,6 +60,6 @@ class Tag(nn.Module):
             encoded = self.features(encoded)
         x = encoded.hidden
         output = Linear("BLD,DC->BLC", (self.num_classes,), self.init_stddev, dtype=str(x.dtype), name="output")
-        if self.hidden == "gelu_norm":
-            x = gelu_norm("BLD,DE->BLE", x, self.init_stddev)
+        if self.hidden != "none":
+            x = own_layer("BLD,DE->BLE", x, READINGS[self.hidden], self.init_stddev)
         return output(Dropout(self.dropout)(x, train, Places.of_array(x.shape, encoded.row)))

@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,8 @@ import scipy.stats
 from bert_jax.inference import forward
 from bert_jax.inference.generate import empty_cache, kept, next_scores
 from bert_jax.models.bert import Bert
+from bert_jax.models.tower import Tower, embeddings_of, encode
+from bert_jax.nn.attention import SelfAttention
 from bert_jax.objectives.causal_lm import CausalLm
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.text.bpe import END_OF_TEXT
@@ -21,6 +24,25 @@ from tests.interop.random_models import family_model, random_model
 TEXT = ["low lower lowest new newest day days don't won't"] * 5
 V = 276
 PROMPTS = ["low lower lowest new", "", "days", "new low"]
+
+
+class Elsewhere(Tower):
+    """Causal, with its attention under another name than the cache has."""
+
+    causal = True
+
+    @nn.compact
+    def __call__(self, batch, train=False):
+        return encode(self, embeddings_of(self), ElsewhereLayer(self.num_heads, name="layers"), batch, train)
+
+
+class ElsewhereLayer(nn.Module):
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, x, lengths, sequence_ids, train, token_index):
+        mix = SelfAttention(self.num_heads, causal=True, name="mix")
+        return x + mix(x, lengths, sequence_ids, train, token_index)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +123,7 @@ def test_seeds(gpt2, monkeypatch):
     monkeypatch.setattr(forward, "CPU_TOKENS", 16)  # 8 rows
     assert gpt2.generate(texts, 8, seed=3) == found
     assert gpt2.generate([*texts[:11], "new days"], 8, seed=3)[:11] == found[:11]
+    assert gpt2.generate(texts, 8, seed=(1 << 32) - 1) != found
 
 
 @pytest.mark.parametrize(
@@ -130,6 +153,11 @@ def test_frequencies(gpt2, monkeypatch, temperature, top_k, top_p):
     assert found.keys() <= expected.keys()
     statistic = sum((found[text] - count) ** 2 / count for text, count in expected.items())
     assert statistic < scipy.stats.chi2.ppf(1 - 1e-6, max(1, len(expected) - 1))
+
+
+def test_hardly_any_temperature(gpt2):
+    """The likeliest token, where quotients exceed what float32 holds."""
+    assert gpt2.generate(PROMPTS, 6, temperature=1e-40) == gpt2.generate(PROMPTS, 6, temperature=0.0)
 
 
 def test_what_is_kept():
@@ -168,6 +196,7 @@ def test_it_ends_where_the_model_ends_it(gpt2):
         ({"temperature": -1.0}, "temperature -1.0: must be at least 0"),
         ({"top_k": -1}, "top_k -1"),
         ({"top_p": 0.0}, "top_p 0.0: must be above 0"),
+        ({"seed": 1 << 32}, "seed 4294967296: must be from 0"),
         ({"max_new_tokens": 48}, "input 0: 1 tokens and 48 new ones, but the model takes 48"),
     ],
 )
@@ -182,6 +211,8 @@ def test_what_cannot_generate():
     tokenizer = train_wordpiece(TEXT, 40)
     with pytest.raises(ValueError, match="generate needs one head of the kind CausalLm"):
         random_model({"mlm": Mlm()}, tokenizer=tokenizer, vocab_size=40).generate("low")
+    with pytest.raises(ValueError, match="attention of Elsewhere keeps no keys and values"):
+        random_model({"lm": CausalLm()}, tokenizer=tokenizer, vocab_size=40, kind=Elsewhere).generate("low", 4)
     both_ways = random_model({"lm": CausalLm()}, tokenizer=tokenizer, vocab_size=40, kind=Bert)
     with pytest.raises(ValueError, match="needs an encoder that cannot see it"):
         both_ways.generate("low")

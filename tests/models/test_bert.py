@@ -297,7 +297,7 @@ def test_without_a_pooler(params):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_length": 4}, r"rows of 5 tokens.*position table has 4"),
+        ({"max_length": 4}, "rows of 5 tokens, but the encoder takes 4"),
         ({"num_heads": 3}, r"width 16 is not a multiple of num_heads 3"),
         ({"vocab_size": 0}, r"vocab_size is 0"),
     ],

@@ -89,8 +89,9 @@ def test_which_layers_see_everything(scan):
 
 
 def test_packed_as_padded():
-    """Rows of sequences longer than a window, packed: hidden states and gradients are those of the padded rows."""
-    encoder, params = model()
+    """Rows of sequences longer than a window, packed, with dropout: hidden states and gradients are those of the padded
+    rows."""
+    encoder, params = model(dropout=0.2)
     lengths = np.array([30, 11, 9, 25], np.int32)
     batch = {"tokens": tokens(4, 32) * (jnp.arange(32) < lengths[:, None]), "lengths": jnp.asarray(lengths)}
     packing = jnp.asarray(plan(lengths, 32, 48))
@@ -98,7 +99,8 @@ def test_packed_as_padded():
 
     @jax.jit
     def hidden(params, batch):
-        return encoder.apply({"params": params}, batch).hidden * (jnp.arange(32) < lengths[:, None])[..., None]
+        found = encoder.apply({"params": params}, batch, True, rngs={"dropout": jax.random.key(1)}).hidden
+        return found * (jnp.arange(32) < lengths[:, None])[..., None]
 
     def loss(params, batch):
         return jnp.sum(jnp.sin(hidden(params, batch)))
@@ -174,7 +176,7 @@ def test_the_mean_over_tokens():
     whole, none = hidden[0].mean(axis=0), jnp.zeros(2)
 
     def mean(**seen):
-        return Encoded(hidden, None, hidden[0], {}, **seen).mean_hidden()
+        return Encoded(hidden, None, hidden[0], {}, **seen).hidden_of("mean")
 
     np.testing.assert_allclose(mean(lengths=lengths), jnp.stack([whole, hidden[1, :2].mean(axis=0), none]), atol=1e-6)
     np.testing.assert_allclose(mean(sequence_ids=ids), jnp.stack([whole, hidden[1, 1:3].mean(axis=0), none]), atol=1e-6)

@@ -9,9 +9,10 @@ from bert_jax.interop.member import Member
 from bert_jax.interop.parameter import Parameter, dense, norm, output, same
 from bert_jax.models.modernbert import ModernBert
 from bert_jax.objectives.choice import Choice
-from bert_jax.objectives.classify import HIDDEN_NORM_EPSILON, Classify
+from bert_jax.objectives.classify import Classify
 from bert_jax.objectives.mlm import Mlm
 from bert_jax.objectives.multilabel import MultiLabel
+from bert_jax.objectives.pooled import HIDDEN_NORM_EPSILON
 from bert_jax.objectives.regress import Regress
 from bert_jax.objectives.tag import Tag
 
