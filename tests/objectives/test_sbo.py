@@ -69,7 +69,7 @@ def by_hand(params, encoded, batch, row, place, first, last):
 
 def test_head_by_hand():
     """Six tokens count: of the first row three of the span of four and the one of one, and one each of the others;
-    those of spans at an end of the row do not, but the one whose right neighbour is the last token before [SEP] does."""
+    those of spans at an end of the row do not, but that whose right neighbour is the last token before [SEP] does."""
     batch, encoded, params = batch_of(), encoded_of(), params_of()
     found = SBO.apply(params, encoded, batch, False)
     counted = [(0, 0, 2, 5), (0, 1, 2, 5), (0, 2, 2, 5), (0, 4, 8, 8), (1, 2, 6, 6), (2, 0, 4, 4)]
