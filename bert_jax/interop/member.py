@@ -6,6 +6,26 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from bert_jax.interop.parameter import Parameter
+from bert_jax.objectives.choice import Choice
+from bert_jax.objectives.classify import Classify
+from bert_jax.objectives.mlm import Mlm
+from bert_jax.objectives.multilabel import MultiLabel
+from bert_jax.objectives.nsp import Nsp
+from bert_jax.objectives.regress import Regress
+from bert_jax.objectives.span import Span
+from bert_jax.objectives.tag import Tag
+
+# What their classes with one head are called after the name of the member.
+HEADS = {
+    Mlm: "ForMaskedLM",
+    Nsp: "ForNextSentencePrediction",
+    Classify: "ForSequenceClassification",
+    Regress: "ForSequenceClassification",
+    MultiLabel: "ForSequenceClassification",
+    Tag: "ForTokenClassification",
+    Span: "ForQuestionAnswering",
+    Choice: "ForMultipleChoice",
+}
 
 
 class Member(NamedTuple):
@@ -82,3 +102,8 @@ class Member(NamedTuple):
     spelled: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config
     tokenizer: type | None = None
     token_ids: Mapping[str, str] = {"pad_token_id": "pad_id"}
+
+
+def classes_of(name: str, *heads: type[nn.Module]) -> dict[frozenset, str]:
+    """Their class of the bare encoder, and that of each of these heads alone."""
+    return {frozenset(): f"{name}Model"} | {frozenset({head}): name + HEADS[head] for head in heads}

@@ -52,7 +52,7 @@ class Albert(Tower):
 
 
 # name: (layers, width). Base to xxlarge: Lan et al. 2019, table 1. There are no smaller ones in the paper: the small
-# sizes are BERT's (`models.bert.SIZES`).
+# sizes are BERT's (`models.tower.SIZES`).
 SIZES = {
     "tiny": (2, 128),
     "mini": (4, 256),

@@ -7,7 +7,7 @@ import flax.linen as nn
 from jaxtyping import Array
 
 from bert_jax.models.encoded import Encoded
-from bert_jax.models.tower import Tower, embeddings_of, encode, layer_of, sized
+from bert_jax.models.tower import SIZES, Tower, embeddings_of, encode, layer_of, sized
 
 
 class Bert(Tower):
@@ -39,18 +39,6 @@ class Bert(Tower):
         """Encodes a batch (`models.tower.encode`); raises ValueError for rows longer than the position table."""
         embeddings, layer = embeddings_of(self, self.segment_types), layer_of(self, self.causal)
         return encode(self, embeddings, layer, batch, train, pooler=self.pooler, causal=self.causal)
-
-
-# name: (layers, width). Base and large: Devlin et al. 2018, section 3. The small ones: Turc et al. 2019, arXiv
-# 1908.08962, table 1.
-SIZES = {
-    "tiny": (2, 128),
-    "mini": (4, 256),
-    "small": (4, 512),
-    "medium": (8, 512),
-    "base": (12, 768),
-    "large": (24, 1024),
-}
 
 
 def bert(size: str, **overrides) -> Bert:

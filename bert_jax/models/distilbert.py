@@ -34,7 +34,7 @@ class DistilBert(Tower):
 
 
 # name: (layers, width) of the student. Base: Sanh et al. 2019, section 3; the others halve BERT's small sizes
-# (`models.bert.SIZES`).
+# (`models.tower.SIZES`).
 SIZES = {"mini": (2, 256), "small": (2, 512), "medium": (4, 512), "base": (6, 768), "large": (12, 1024)}
 
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Int, UInt32
 
 from bert_jax.models.encoded import Encoded
-from bert_jax.models.tower import Embeddings, Tower, encode, sized
+from bert_jax.models.tower import SIZES, Embeddings, Tower, encode, sized
 from bert_jax.nn.dot import ComputeDtype
 from bert_jax.nn.dropout import Dropout, DropoutBits, Places
 from bert_jax.nn.fourier import FourierKind, fourier
@@ -114,18 +114,7 @@ class FourierLayer(nn.Module):
         return LayerNorm(self.norm_epsilon, name="mlp_norm")(x + wide)
 
 
-# name: (layers, width). Base and large: Lee-Thorp et al. 2021, section 4.1, and f_net's README. The small sizes are
-# BERT's (`models.bert.SIZES`).
-SIZES = {
-    "tiny": (2, 128),
-    "mini": (4, 256),
-    "small": (4, 512),
-    "medium": (8, 512),
-    "base": (12, 768),
-    "large": (24, 1024),
-}
-
-
+# Base and large are BERT's sizes: Lee-Thorp et al. 2021, section 4.1, and f_net's README.
 def fnet(size: str, **overrides) -> Fnet:
     """The encoder of a size: `fnet("base", dropout=0.0)`. Raises KeyError for an unknown name."""
     return Fnet(**sized(SIZES, size) | {"num_heads": 1} | overrides)

@@ -139,7 +139,7 @@ class PreNormLayer(nn.Module):
 
 
 # name: (layers, width). From small on: Radford et al. 2019, table 2 (whose smallest has no name; these are those of the
-# released weights), with the heads of the released `hparams.json`, width / 64. Below: BERT's (`models.bert.SIZES`).
+# released weights), with the heads of the released `hparams.json`, width / 64. Below: BERT's (`models.tower.SIZES`).
 SIZES = {
     "tiny": (2, 128),
     "mini": (4, 256),

@@ -165,7 +165,7 @@ class _Layer(nn.Module):
 
 
 # name: (layers, width, heads, feed-forward width). Base and large: Warner et al. 2024, section 2.1.3 and appendix B,
-# table 4. There are no smaller ones in the paper: the small sizes have BERT's layers and widths (`models.bert.SIZES`),
+# table 4. There are no smaller ones in the paper: the small sizes have BERT's layers and widths (`models.tower.SIZES`),
 # and base's share of feed-forward width.
 SIZES = {
     "tiny": (2, 128, 2, 192),

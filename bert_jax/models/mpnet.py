@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int, UInt32
 
 from bert_jax.models.encoded import Encoded
 from bert_jax.models.roberta import FIRST_POSITION
-from bert_jax.models.tower import Tower, embeddings_of, encode, layer_of, sized
+from bert_jax.models.tower import SIZES, Tower, embeddings_of, encode, layer_of, sized
 from bert_jax.nn.linear import Table
 from bert_jax.nn.mlp import Activation
 
@@ -152,18 +152,8 @@ def _streams(
     } | {name: batch[name] for name in ("row",) if name in batch}, jnp.concatenate(visible, axis=-1)
 
 
-# name: (layers, width). Base: Song et al. 2020, section 3, and the one that is released. There are no others in the
-# paper: the small sizes are BERT's (`models.bert.SIZES`), large is that of `mpnet_large_architecture`.
-SIZES = {
-    "tiny": (2, 128),
-    "mini": (4, 256),
-    "small": (4, 512),
-    "medium": (8, 512),
-    "base": (12, 768),
-    "large": (24, 1024),
-}
-
-
+# Base is BERT's size, Song et al. 2020, section 3, and the one that is released; large is that of
+# `mpnet_large_architecture`. There are no others in the paper.
 def mpnet(size: str, **overrides) -> Mpnet:
     """The encoder of a size: `mpnet("base", dropout=0.0)`. Raises KeyError for an unknown name."""
     return Mpnet(**sized(SIZES, size) | overrides)

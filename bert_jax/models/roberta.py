@@ -6,7 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array
 
 from bert_jax.models.encoded import Encoded
-from bert_jax.models.tower import Tower, embeddings_of, encode, layer_of, sized
+from bert_jax.models.tower import SIZES, Tower, embeddings_of, encode, layer_of, sized
 from bert_jax.nn.mlp import Activation
 
 # The first token's row of the position table: fairseq counts from behind the id of padding, which is 1
@@ -45,18 +45,7 @@ class Roberta(Tower):
         return encode(self, embeddings, layer_of(self), batch, train, pooler=self.pooler)
 
 
-# name: (layers, width). Base and large: Liu et al. 2019, section 3.1 and table 9 (appendix D). There are no smaller
-# ones in the paper: the small sizes are BERT's (`models.bert.SIZES`).
-SIZES = {
-    "tiny": (2, 128),
-    "mini": (4, 256),
-    "small": (4, 512),
-    "medium": (8, 512),
-    "base": (12, 768),
-    "large": (24, 1024),
-}
-
-
+# Base and large are BERT's sizes: Liu et al. 2019, section 3.1 and table 9 (appendix D). The paper has no smaller ones.
 def roberta(size: str, **overrides) -> Roberta:
     """The encoder of a size: `roberta("base", dropout=0.0)`. Raises KeyError for an unknown name."""
     return Roberta(**sized(SIZES, size) | overrides)

@@ -72,6 +72,18 @@ class Tower(nn.Module):
         return self.num_layers
 
 
+# name: (layers, width). Base and large: Devlin et al. 2018, section 3. The small ones: Turc et al. 2019, arXiv
+# 1908.08962, table 1.
+SIZES = {
+    "tiny": (2, 128),
+    "mini": (4, 256),
+    "small": (4, 512),
+    "medium": (8, 512),
+    "base": (12, 768),
+    "large": (24, 1024),
+}
+
+
 def sized(sizes: Mapping[str, tuple[int, int]], size: str) -> dict[str, int]:
     """Fields of a size `name: (layers, width)`: heads are width / 64, the feed-forward width is 4 x width. Raises
     KeyError for an unknown name."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from bert_jax.models.encoded import Encoded
-from bert_jax.models.tower import Tower, encode, sized
+from bert_jax.models.tower import SIZES, Tower, encode, sized
 from bert_jax.nn.dot import ComputeDtype
 from bert_jax.nn.dropout import Dropout, DropoutBits, Places
 from bert_jax.nn.linear import Linear, Table, kernel_init
@@ -214,18 +214,8 @@ class _Mlp(nn.Module):
         return Linear("BLF,DF->BLD", x.shape[-1:], self.init_stddev, dtype=self.dtype, name="narrow")(wide)
 
 
-# name: (layers, width). Base and large: zihangdai/xlnet, README.md, "Released Models" (large: Yang et al. 2019,
-# appendix A.4.1). There are no others in the paper: the small sizes are BERT's (`models.bert.SIZES`).
-SIZES = {
-    "tiny": (2, 128),
-    "mini": (4, 256),
-    "small": (4, 512),
-    "medium": (8, 512),
-    "base": (12, 768),
-    "large": (24, 1024),
-}
-
-
+# Base and large are BERT's sizes: zihangdai/xlnet, README.md, "Released Models" (large: Yang et al. 2019, appendix
+# A.4.1). There are no others in the paper.
 def xlnet(size: str, **overrides) -> Xlnet:
     """The encoder of a size: `xlnet("base", dropout=0.0)`. Raises KeyError for an unknown name."""
     return Xlnet(**sized(SIZES, size) | overrides)

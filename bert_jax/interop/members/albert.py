@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bert_jax.interop.member import Member
+from bert_jax.interop.member import Member, classes_of
 from bert_jax.interop.members.bert import DEFAULTS, FIELDS
 from bert_jax.interop.parameter import Parameter, dense, norm, output, same
 from bert_jax.models.albert import Albert
@@ -64,17 +64,8 @@ ALBERT = Member(
     },
     encoder_table=lambda encoder: ENCODER + (POOLER if encoder.pooler else ()),
     head_table=_head_table,
-    architectures={
-        frozenset(): "AlbertModel",
-        frozenset({Mlm, Sop}): "AlbertForPreTraining",
-        frozenset({Mlm}): "AlbertForMaskedLM",
-        frozenset({Classify}): "AlbertForSequenceClassification",
-        frozenset({Regress}): "AlbertForSequenceClassification",
-        frozenset({MultiLabel}): "AlbertForSequenceClassification",
-        frozenset({Tag}): "AlbertForTokenClassification",
-        frozenset({Span}): "AlbertForQuestionAnswering",
-        frozenset({Choice}): "AlbertForMultipleChoice",
-    },
+    architectures=classes_of("Albert", Mlm, Classify, Regress, MultiLabel, Tag, Span, Choice)
+    | {frozenset({Mlm, Sop}): "AlbertForPreTraining"},
     without_pooler=("AlbertForMaskedLM", "AlbertForTokenClassification", "AlbertForQuestionAnswering"),
     prefix="albert",
     parts=("embeddings", "encoder", "pooler"),

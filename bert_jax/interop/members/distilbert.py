@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bert_jax.interop.member import Member
+from bert_jax.interop.member import Member, classes_of
 from bert_jax.interop.members.bert import embeddings
 from bert_jax.interop.parameter import Parameter, dense, norm, output, same
 from bert_jax.models.distilbert import DistilBert
@@ -67,16 +67,7 @@ DISTILBERT = Member(
     },
     encoder_table=lambda encoder: ENCODER,
     head_table=_head_table,
-    architectures={
-        frozenset(): "DistilBertModel",
-        frozenset({Mlm}): "DistilBertForMaskedLM",
-        frozenset({Classify}): "DistilBertForSequenceClassification",
-        frozenset({Regress}): "DistilBertForSequenceClassification",
-        frozenset({MultiLabel}): "DistilBertForSequenceClassification",
-        frozenset({Tag}): "DistilBertForTokenClassification",
-        frozenset({Span}): "DistilBertForQuestionAnswering",
-        frozenset({Choice}): "DistilBertForMultipleChoice",
-    },
+    architectures=classes_of("DistilBert", Mlm, Classify, Regress, MultiLabel, Tag, Span, Choice),
     without_pooler=(),
     prefix="distilbert",
     parts=("embeddings", "transformer"),

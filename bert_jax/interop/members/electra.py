@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bert_jax.interop.member import Member
+from bert_jax.interop.member import Member, classes_of
 from bert_jax.interop.members.bert import DEFAULTS, FIELDS, layers
 from bert_jax.interop.parameter import Parameter, dense, norm, output, same
 from bert_jax.models.electra import Electra
@@ -56,16 +56,8 @@ ELECTRA = Member(
     defaults=DEFAULTS | {"embedding_size": 128},  # ElectraConfig has BertConfig's; the released models say their sizes
     encoder_table=_encoder_table,
     head_table=_head_table,
-    architectures={
-        frozenset(): "ElectraModel",
-        frozenset({Rtd}): "ElectraForPreTraining",
-        frozenset({Mlm}): "ElectraForMaskedLM",
-        frozenset({Classify}): "ElectraForSequenceClassification",
-        frozenset({Regress}): "ElectraForSequenceClassification",
-        frozenset({MultiLabel}): "ElectraForSequenceClassification",
-        frozenset({Tag}): "ElectraForTokenClassification",
-        frozenset({Span}): "ElectraForQuestionAnswering",
-    },
+    architectures=classes_of("Electra", Mlm, Classify, Regress, MultiLabel, Tag, Span)
+    | {frozenset({Rtd}): "ElectraForPreTraining"},
     without_pooler=(),
     prefix="electra",
     parts=("embeddings", "embeddings_project", "encoder"),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bert_jax.interop.member import Member
+from bert_jax.interop.member import Member, classes_of
 from bert_jax.interop.members.bert import DECODER, HEADS, MLM, embeddings
 from bert_jax.interop.parameter import Parameter, dense, norm
 from bert_jax.models.fnet import Fnet
@@ -58,18 +58,8 @@ FNET = Member(
     },
     encoder_table=lambda encoder: ENCODER + (POOLER if encoder.pooler else ()),
     head_table=_head_table,
-    architectures={
-        frozenset(): "FNetModel",
-        frozenset({Mlm, Nsp}): "FNetForPreTraining",
-        frozenset({Mlm}): "FNetForMaskedLM",
-        frozenset({Nsp}): "FNetForNextSentencePrediction",
-        frozenset({Classify}): "FNetForSequenceClassification",
-        frozenset({Regress}): "FNetForSequenceClassification",
-        frozenset({MultiLabel}): "FNetForSequenceClassification",
-        frozenset({Tag}): "FNetForTokenClassification",
-        frozenset({Span}): "FNetForQuestionAnswering",
-        frozenset({Choice}): "FNetForMultipleChoice",
-    },
+    architectures=classes_of("FNet", Mlm, Nsp, Classify, Regress, MultiLabel, Tag, Span, Choice)
+    | {frozenset({Mlm, Nsp}): "FNetForPreTraining"},
     without_pooler=(),  # all of theirs have one
     prefix="fnet",
     parts=("embeddings", "encoder", "pooler"),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from bert_jax.interop.member import Member
+from bert_jax.interop.member import Member, classes_of
 from bert_jax.interop.parameter import Parameter, norm, output, same
 from bert_jax.models.gpt2 import Gpt2
 from bert_jax.objectives.causal_lm import CausalLm
@@ -89,14 +89,7 @@ GPT2 = Member(
     },
     encoder_table=lambda encoder: ENCODER,
     head_table=_head_table,
-    architectures={
-        frozenset(): "GPT2Model",
-        frozenset({CausalLm}): "GPT2LMHeadModel",
-        frozenset({Classify}): "GPT2ForSequenceClassification",
-        frozenset({Regress}): "GPT2ForSequenceClassification",
-        frozenset({MultiLabel}): "GPT2ForSequenceClassification",
-        frozenset({Tag}): "GPT2ForTokenClassification",
-    },
+    architectures=classes_of("GPT2", Classify, Regress, MultiLabel, Tag) | {frozenset({CausalLm}): "GPT2LMHeadModel"},
     without_pooler=(),
     prefix="transformer",
     parts=("wte", "wpe", "h", "ln_f"),

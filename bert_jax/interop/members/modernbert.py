@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.interop.member import Member
+from bert_jax.interop.member import Member, classes_of
 from bert_jax.interop.parameter import Parameter, dense, norm, output, same
 from bert_jax.models.modernbert import ModernBert
 from bert_jax.objectives.choice import Choice
@@ -131,15 +131,7 @@ MODERNBERT = Member(
     },
     encoder_table=lambda encoder: ENCODER,
     head_table=_head_table,
-    architectures={
-        frozenset(): "ModernBertModel",
-        frozenset({Mlm}): "ModernBertForMaskedLM",
-        frozenset({Classify}): "ModernBertForSequenceClassification",
-        frozenset({Regress}): "ModernBertForSequenceClassification",
-        frozenset({MultiLabel}): "ModernBertForSequenceClassification",
-        frozenset({Tag}): "ModernBertForTokenClassification",
-        frozenset({Choice}): "ModernBertForMultipleChoice",
-    },
+    architectures=classes_of("ModernBert", Mlm, Classify, Regress, MultiLabel, Tag, Choice),
     without_pooler=(),
     prefix="model",
     parts=("embeddings", "layers", "final_norm"),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bert_jax.interop.member import Member
+from bert_jax.interop.member import Member, classes_of
 from bert_jax.interop.members.bert import DEFAULTS, FIELDS, embeddings
 from bert_jax.interop.members.roberta import DECODER, HEADS, MLM, TEXTS
 from bert_jax.interop.parameter import Parameter, dense, norm, same
@@ -46,16 +46,7 @@ MPNET = Member(
     defaults={field: value for field, value in DEFAULTS.items() if field != "type_vocab_size"},
     encoder_table=lambda encoder: ENCODER + (POOLER if encoder.pooler else ()),
     head_table=_head_table,
-    architectures={
-        frozenset(): "MPNetModel",
-        frozenset({Mlm}): "MPNetForMaskedLM",
-        frozenset({Classify}): "MPNetForSequenceClassification",
-        frozenset({Regress}): "MPNetForSequenceClassification",
-        frozenset({MultiLabel}): "MPNetForSequenceClassification",
-        frozenset({Tag}): "MPNetForTokenClassification",
-        frozenset({Span}): "MPNetForQuestionAnswering",
-        frozenset({Choice}): "MPNetForMultipleChoice",
-    },
+    architectures=classes_of("MPNet", Mlm, Classify, Regress, MultiLabel, Tag, Span, Choice),
     without_pooler=(
         "MPNetForMaskedLM",
         "MPNetForSequenceClassification",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bert_jax.interop.member import Member
+from bert_jax.interop.member import Member, classes_of
 from bert_jax.interop.members.bert import DEFAULTS, FIELDS, encoder_table
 from bert_jax.interop.parameter import Parameter, dense, norm, output, same
 from bert_jax.models.roberta import FIRST_POSITION, Roberta
@@ -40,16 +40,7 @@ ROBERTA = Member(
     defaults=DEFAULTS,  # RobertaConfig has BertConfig's; the released models say what they have
     encoder_table=lambda encoder: encoder_table("roberta", encoder),
     head_table=_head_table,
-    architectures={
-        frozenset(): "RobertaModel",
-        frozenset({Mlm}): "RobertaForMaskedLM",
-        frozenset({Classify}): "RobertaForSequenceClassification",
-        frozenset({Regress}): "RobertaForSequenceClassification",
-        frozenset({MultiLabel}): "RobertaForSequenceClassification",
-        frozenset({Tag}): "RobertaForTokenClassification",
-        frozenset({Span}): "RobertaForQuestionAnswering",
-        frozenset({Choice}): "RobertaForMultipleChoice",
-    },
+    architectures=classes_of("Roberta", Mlm, Classify, Regress, MultiLabel, Tag, Span, Choice),
     without_pooler=(
         "RobertaForMaskedLM",
         "RobertaForSequenceClassification",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bert_jax.interop.member import Member
+from bert_jax.interop.member import Member, classes_of
 from bert_jax.interop.parameter import Parameter, dense, norm, output, same
 from bert_jax.models.xlnet import Xlnet
 from bert_jax.objectives.choice import Choice
@@ -88,16 +88,8 @@ XLNET = Member(
     defaults=DEFAULTS,
     encoder_table=lambda encoder: ENCODER,
     head_table=_head_table,
-    architectures={
-        frozenset(): "XLNetModel",
-        frozenset({Plm}): "XLNetLMHeadModel",
-        frozenset({Classify}): "XLNetForSequenceClassification",
-        frozenset({Regress}): "XLNetForSequenceClassification",
-        frozenset({MultiLabel}): "XLNetForSequenceClassification",
-        frozenset({Tag}): "XLNetForTokenClassification",
-        frozenset({Span}): "XLNetForQuestionAnsweringSimple",
-        frozenset({Choice}): "XLNetForMultipleChoice",
-    },
+    architectures=classes_of("XLNet", Classify, Regress, MultiLabel, Tag, Choice)
+    | {frozenset({Plm}): "XLNetLMHeadModel", frozenset({Span}): "XLNetForQuestionAnsweringSimple"},
     without_pooler=(),
     prefix="transformer",
     parts=("word_embedding", "mask_emb", "layer"),
