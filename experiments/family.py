@@ -2,7 +2,7 @@
 
     ROWS="--valid HELD_OUT --tokenizer runs/vocab --max-seq-length 64"
     python tools/prepare_corpus.py TEXT... $ROWS --output runs/family/pairs --dupe-factor 5
-    python tools/prepare_corpus.py TEXT... $ROWS --output runs/family/order --dupe-factor 5 --pairs order
+    python tools/prepare_corpus.py TEXT... $ROWS --output runs/family/order --dupe-factor 2 --pairs order
     python tools/prepare_corpus.py TEXT... $ROWS --output runs/family/rows --dupe-factor 1 --rows full-sentences \
         --short-seq-prob 0
     python experiments/family.py --workdir runs/family/table --corpora runs/family --glue GLUE --ewt EWT
