@@ -3,10 +3,10 @@
     python tools/train_tokenizer.py TEXT... --output runs/spm --kind sentencepiece --vocab-size 30000
     python tools/prepare_corpus.py TEXT... --valid HELD_OUT --tokenizer runs/spm --output runs/order512 \
         --max-seq-length 512 --pairs order
-    python experiments/pretrain_albert.py --workdir runs/albert --corpus runs/order512 [--size xxlarge]
+    python experiments/pretrain_albert.py --workdir runs/albert --corpus runs/order512
 
 The settings are those of sections 3.1 and 4.1, and the defaults of google-research/albert (create_pretraining_data.py,
-run_pretraining.py), for every size:
+run_pretraining.py), for every size (`--size xxlarge` is the largest):
 
 | | |
 |---|---|
