@@ -271,17 +271,21 @@ def test_scan_and_remat(experiments, name):
     """One traced layer, computed again in the backward pass: the same loss and gradient."""
     run = resolve(experiments[name])
     params = jax.tree.map(jnp.asarray, run.initial)
-    batch = run.learner.corrupt(jax.random.key(0), 0, jax.tree.map(jnp.asarray, run.example_batch))
+    batch = jax.jit(run.learner.corrupt)(jax.random.key(0), 0, run.example_batch)
     if not params:
         params = nn.unbox(jax.jit(run.learner.init)(jax.random.key(1), batch)["params"])
 
-    def loss(params, learner):
-        metrics = learner.apply({"params": params}, batch, True, rngs={"dropout": jax.random.key(2)})
-        return learner.loss_of(metrics)
+    def loss_and_gradient(encoder):
+        learner = run.learner.clone(encoder=encoder)
+
+        def loss(params):
+            metrics = learner.apply({"params": params}, batch, True, rngs={"dropout": jax.random.key(2)})
+            return learner.loss_of(metrics)
+
+        return jax.jit(jax.value_and_grad(loss))(params)
 
     encoder = run.learner.encoder
-    encoders = encoder.clone(scan=False), encoder.clone(scan=True, remat="full")
-    found = [jax.value_and_grad(loss)(params, run.learner.clone(encoder=own)) for own in encoders]
+    found = [loss_and_gradient(encoder.clone(scan=False)), loss_and_gradient(encoder.clone(scan=True, remat="full"))]
     np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[0][1], found[1][1])
 
