@@ -78,6 +78,9 @@ def in_order(pool: ProcessPoolExecutor | None, most_under_way: int, function: Ca
         while under_way:
             yield under_way.popleft().result()
     except BrokenProcessPool as error:
+        # Python 3.11.2 waits for ever for its thread that writes a task into a pipe which nobody is left to read
+        # (python/cpython, issue 94777); later ones close the pipe themselves.
+        pool._call_queue._reader.close()
         raise WorkerDied(
             "a worker process ended in the middle of its work: it was killed (for want of memory, say: then take fewer "
             "workers) or crashed. Nothing was kept; run it again"
