@@ -16,8 +16,11 @@ WITH_TENSORFLOW := tests/interop/test_google.py tests/test_pretrained.py tests/t
 quickstart: .venv/installed
 	$(BIN)/python experiments/quickstart.py --workdir runs/quickstart
 
+# Compiling takes most of the time. So all but tests/nn, which holds single functions to the last bits, runs machine code
+# that is not optimized; `pytest` by itself runs everything as users have it.
 test: lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup tests/nn
+	XLA_FLAGS=--xla_backend_optimization_level=0 JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --ignore tests/nn
 
 test-faults: .venv/installed
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/faults -m "faults or not faults" -s
