@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from bert_jax.models.encoded import Encoded
 from bert_jax.models.tower import SIZES, Tower, encode, sized
+from bert_jax.nn.chunks import Chunks
 from bert_jax.nn.dot import ComputeDtype
 from bert_jax.nn.dropout import Dropout, DropoutBits, Places
 from bert_jax.nn.linear import Linear, Table, kernel_init
@@ -25,8 +27,7 @@ class Xlnet(Tower):
     token, where XLNet has its `[CLS]` (`Classify(hidden="last_tanh")`). As everywhere here, weights are drawn from a
     normal that is cut at two deviations; the original's is not cut.
 
-    Not here: the memory of an earlier segment's hidden states (section 2.4), and with it rows that go on where others
-    ended; and rows read backwards (`bi_data`). Dropout on the encodings of distances is the same in all rows of a step
+    Not here: rows read backwards (`bi_data`). Dropout on the encodings of distances is the same in all rows of a step
     (Transformer-XL's; in XLNet's each row has its own), so that it does not depend on how rows are packed.
 
     Attributes:
@@ -34,11 +35,19 @@ class Xlnet(Tower):
         attention: `plain`, the only one.
         segment_types: how many segments a batch can name, those of the original (classifier_utils.py, `SEG_ID_A` ...
             `SEG_ID_PAD`); they are compared and have no table.
+        chunk: rows that are longer are computed in chunks of as many tokens (the original's `seq_len`), unpacked; 0 for
+            none.
+        memory: how many columns before a chunk its tokens see, in the states that they had in their own chunk, through
+            which no gradient goes: the segment recurrence of section 2.4 (the original's `mem_len`). They count as
+            segment 0 (modeling.py, `mem_pad`). Where the original carries them from one batch to the next, here all
+            chunks of a row are in one: no state is older than the parameters, and a row's first chunk has none.
 
     The others are those of `models.tower.Tower`.
     """
 
     segment_types: int = 5
+    chunk: int = 0
+    memory: int = 0
     permutes = True  # what objectives ask of an encoder; no field, since it could be nothing else
 
     @nn.compact
@@ -47,12 +56,12 @@ class Xlnet(Tower):
 
         A batch with `order` [B, L] and `asked` [B, P] is one of right-padded rows to be predicted (section 2.3).
         `order` is 0 for tokens that are given; of the others no two in a row have the same, and each sees those up to
-        its own. `asked` are the places of a second stream, which begins as the embedding of the mask, and sees what is
-        before the place in the order: `intermediates["asked"]` [B, P, D] knows where it stands and not what stands
-        there. It is computed unpacked.
+        its own. `asked` are the places of a second stream, as many in each chunk, which begins as the embedding of the
+        mask, and sees what is before the place in the order: `intermediates["asked"]` [B, P, D] knows where it stands
+        and not what stands there. It is computed unpacked.
 
-        Raises ValueError for rows longer than `max_length`, for an `attention` other than `plain`, and for an order in
-        rows of several sequences.
+        Raises ValueError for rows longer than `max_length`, for an `attention` other than `plain`, for a memory without
+        chunks, and for an order, or several chunks, in rows of several sequences.
         """
         if self.attention != "plain":
             raise ValueError(f"attention is {self.attention!r}, and relative attention is computed by 'plain' alone")
@@ -72,58 +81,87 @@ class Xlnet(Tower):
             name="layers",
         )
         drop = Dropout(self.dropout, self.dropout_bits, name="dropout")
+        chunks = Chunks.of(*batch["tokens"].shape, self.chunk, self.memory)
 
         def context(rows):
-            apart = distances(rows["tokens"].shape[1])
+            apart = distances(rows["tokens"].shape[1], chunks.memory)
             places = Places.of_tokens(apart.astype(jnp.uint32)[None], self.width)
             relative = drop(sinusoids(apart, self.width)[None], train, places)[0]
-            if "order" in rows:
-                return relative, _same_segment(rows), _visible(rows), rows["asked"]
-            return relative, _same_segment(rows)
+            if "token_index" not in rows:  # neither two streams nor chunks: lengths and sequence_ids say what is seen
+                return relative, _same_segment(rows, 0)
+            same, visible = _same_segment(rows, chunks.memory), _visible(rows, chunks)
+            return relative, same, visible, rows.get("asked"), chunks if chunks.memory else None
 
-        rows = self._two_streams(batch) if "order" in batch else batch
+        rows = self._unpacked(batch, chunks) if "order" in batch or chunks.count > 1 else batch
         encoded = encode(self, embed, layer, rows, train, context=context)
-        if "order" not in batch:
-            hidden = drop(encoded.hidden, train, Places.of_array(encoded.hidden.shape, encoded.row))
-            return encoded._replace(hidden=hidden)
-        hidden = drop(encoded.hidden, train, Places.of_tokens(rows["token_index"], self.width))
-        length, inner = batch["tokens"].shape[1], encoded.intermediates
-        inner = {"embeddings": inner["embeddings"][:, :length], "layers": inner["layers"][:, :, :length]}
-        return encoded._replace(hidden=hidden[:, :length], intermediates=inner | {"asked": hidden[:, length:]})
+        if rows is not batch:
+            encoded = _of_batch(encoded, batch, chunks)
+        inner, last = encoded.intermediates, {"hidden": encoded.hidden}
+        last |= {"asked": inner["asked"]} if "order" in batch else {}
+        last = {name: drop(x, train, Places.of_array(x.shape, encoded.row)) for name, x in last.items()}
+        return encoded._replace(hidden=last.pop("hidden"), intermediates=inner | last)
 
     @nn.nowrap
-    def _two_streams(self, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """The batch unpacked, with an index of the tokens of both streams."""
+    def _unpacked(self, batch: Mapping[str, Array], chunks: Chunks) -> dict[str, Array]:
+        """What of a batch the layers compute, in chunks, with an index of the tokens of both streams."""
         if "sequence_ids" in batch:
-            raise ValueError("an order is of right-padded rows (lengths), and not of several sequences in a row")
+            raise ValueError(
+                "an order and chunks are of right-padded rows (lengths), and not of several sequences in a row"
+            )
         (count, length), most = batch["tokens"].shape, self.max_length
         if length > most:
             raise ValueError(f"rows of {length} tokens, and max_length is {most}")
-        columns = jnp.concatenate([jnp.arange(length), most + jnp.arange(batch["asked"].shape[1])])
         row = batch.get("row", jnp.arange(count)).astype(jnp.uint32)[:, None]
-        index: UInt32[Array, "B T"] = row * jnp.uint32(2 * most) + columns.astype(jnp.uint32)
-        return {name: batch[name] for name in batch if name != "packing"} | {"token_index": index}
+        row *= jnp.uint32(2 * most if "order" in batch else most)
+        index: UInt32[Array, "R T"] = chunks.fold(row + jnp.arange(length, dtype=jnp.uint32))
+        rows = {name: chunks.fold(batch[name]) for name in ("tokens", "segments", "order") if name in batch}
+        rows["lengths"] = chunks.lengths(batch.get("lengths", jnp.full(count, length)))
+        if "order" in batch:
+            places = batch["asked"].shape[1]
+            if places % chunks.count:
+                raise ValueError(
+                    f"{places} places are asked for, which is no multiple of the {chunks.count} chunks of a row"
+                )
+            rows["asked"] = chunks.own_columns(batch["asked"])
+            own = row + jnp.uint32(most) + jnp.arange(places, dtype=jnp.uint32)
+            index = jnp.concatenate([index, own.reshape(rows["asked"].shape)], axis=1)
+        return rows | {"token_index": index}
 
 
-def _same_segment(rows: Mapping[str, Array]) -> Bool[Array, "B T L"] | None:
+def _of_batch(encoded: Encoded, batch: Mapping[str, Array], chunks: Chunks) -> Encoded:
+    """What was computed in chunks, as of the rows of the batch; the states of the second stream are `asked`."""
+    inner = {
+        "embeddings": chunks.unfold(encoded.intermediates["embeddings"][:, : chunks.size]),
+        "layers": jax.vmap(chunks.unfold)(encoded.intermediates["layers"][:, :, : chunks.size]),
+    }
+    if "order" in batch:
+        inner["asked"] = encoded.hidden[:, chunks.size :].reshape(*batch["asked"].shape, -1)
+    hidden = chunks.unfold(encoded.hidden[:, : chunks.size])
+    return encoded._replace(hidden=hidden, intermediates=inner, lengths=batch.get("lengths"), row=batch.get("row"))
+
+
+def _same_segment(rows: Mapping[str, Array], memory: int) -> Bool[Array, "R T M"] | None:
     """Whether each key is of the query's segment; None where a batch tells none apart."""
     if "segments" not in rows:
         return None
     keys = queries = rows["segments"]
     if "asked" in rows:
         queries = jnp.concatenate([keys, jnp.take_along_axis(keys, rows["asked"], axis=1)], axis=1)
-    return queries[:, :, None] == keys[:, None, :]
+    return queries[:, :, None] == jnp.pad(keys, ((0, 0), (memory, 0)))[:, None, :]
 
 
-def _visible(rows: Mapping[str, Array]) -> Bool[Array, "B 1 T L"]:
-    """Which tokens each of the two streams sees."""
-    order = rows["order"]
-    given = order[:, None, :]
-    before = jnp.take_along_axis(order, rows["asked"], axis=1)[:, :, None]
-    visible = jnp.concatenate([given <= order[:, :, None], given < before], axis=1)
-    if "lengths" in rows:
-        visible &= jnp.arange(order.shape[1]) < rows["lengths"][:, None, None]
-    return visible[:, None]
+def _visible(rows: Mapping[str, Array], chunks: Chunks) -> Bool[Array, "R 1 T M"]:
+    """Which keys each token of one stream or two sees: all of the memory, and of its chunk what its order says."""
+    places = jnp.arange(chunks.size)
+    visible = jnp.broadcast_to(places < rows["lengths"][:, None, None], (len(rows["lengths"]), *2 * places.shape))
+    if "order" in rows:
+        order = rows["order"]
+        given = order[:, None, :]
+        before = jnp.take_along_axis(order, rows["asked"], axis=1)[:, :, None]
+        ordered = jnp.concatenate([given <= order[:, :, None], given < before], axis=1)
+        visible = visible[:, :1] & ordered
+    known = jnp.broadcast_to(chunks.known()[:, None], (*visible.shape[:2], chunks.memory))
+    return jnp.concatenate([known, visible], axis=-1)[:, None]
 
 
 class _Embeddings(nn.Module):
@@ -171,14 +209,22 @@ class _Layer(nn.Module):
         sequence_ids: Int[Array, "B L"] | None,
         train: bool,
         token_index: UInt32[Array, "B T"],
-        *context,
+        relative: Float[Array, "R D"],
+        same: Bool[Array, "B T M"] | None = None,
+        visible: Bool[Array, "B 1 T M"] | None = None,
+        asked: Int[Array, "B P"] | None = None,
+        chunks: Chunks | None = None,
     ) -> Float[Array, "B T D"]:
-        """`context` as in `RelativeAttention`: distances, segments, and of two streams what they see and where."""
+        """`context` as in `RelativeAttention`, distances, segments, what is seen and from where; and where there is a
+        memory, the chunks that have it."""
         drop, width = Dropout(self.dropout, self.dropout_bits), x.shape[-1]
         attention = RelativeAttention(
             self.num_heads, self.attention_dropout, self.init_stddev, self.dtype, self.dropout_bits, name="attention"
         )
-        mixed = attention(x, lengths, sequence_ids, train, token_index, *context)
+        memory = None
+        if chunks:
+            memory = chunks.before(x[:, : chunks.size]), chunks.before(token_index[:, : chunks.size])
+        mixed = attention(x, lengths, sequence_ids, train, token_index, relative, same, visible, asked, memory)
         places = Places.of_tokens(token_index, width)
         x = LayerNorm(self.norm_epsilon, name="attention_norm")(x + drop(mixed, train, places))
         mlp = _Mlp(

@@ -15,10 +15,10 @@ from bert_jax.nn.rotary import frequencies, turns
 THETA = 10_000.0  # modeling.py, `relative_positional_encoding`
 
 
-def distances(length: int) -> Int[Array, " R"]:
-    """How far behind the query a key can be in a row of `length` tokens: L - 1, ..., 0, ..., -L. The last is of none,
-    and makes the number even (`by_distance`)."""
-    return jnp.arange(length - 1, -length - 1, -1)
+def distances(length: int, memory: int = 0) -> Int[Array, " R"]:
+    """How far behind the query a key can be, in a row of `length` tokens L with `memory` columns before it, M keys in
+    all: M - 1, ..., 0, ..., -L. The last is of none (`by_distance`)."""
+    return jnp.arange(memory + length - 1, -length - 1, -1)
 
 
 def sinusoids(apart: Int[Array, " R"], width: int) -> Float[Array, "R D"]:
@@ -28,26 +28,28 @@ def sinusoids(apart: Int[Array, " R"], width: int) -> Float[Array, "R D"]:
     return jnp.concatenate([sine, cosine], axis=-1)
 
 
-def by_distance(scores: Float[Array, "B H T R"], asked: Int[Array, "B P"] | None = None) -> Float[Array, "B H T L"]:
-    """Scores of each query with each key, from those with each of the 2 L `distances`.
+def by_distance(scores: Float[Array, "B H T R"], asked: Int[Array, "B P"] | None = None) -> Float[Array, "B H T M"]:
+    """Scores of each query with each of the M keys, from those with each of the M + L `distances`.
 
     The first L queries are the tokens of the row; the others stand at the places `asked`.
     """
-    batch, heads, _, count = scores.shape
-    length = count // 2
+    batch, heads, queries, count = scores.shape
+    length = queries if asked is None else queries - asked.shape[1]
+    keys = count - length
     # Column j of row i is entry L - 1 - i + j of the row: read one further to the left in each row, so in rows of one
     # entry less (modeling.py, `rel_shift`).
     flat = scores[:, :, :length].reshape(batch, heads, -1)[..., length - 1 :][..., : length * (count - 1)]
-    shifted = flat.reshape(batch, heads, length, count - 1)[..., :length]
+    shifted = flat.reshape(batch, heads, length, count - 1)[..., :keys]
     if asked is None:
         return shifted
-    entries = length - 1 - asked[:, None, :, None] + jnp.arange(length)
+    entries = length - 1 - asked[:, None, :, None] + jnp.arange(keys)
     return jnp.concatenate([shifted, jnp.take_along_axis(scores[:, :, length:], entries, axis=-1)], axis=2)
 
 
 class RelativeAttention(nn.Module):
     """Scores of a query with a key's content, its distance and its segment, each with a bias of its own in the query's
-    place; no other biases. Queries that nobody sees can follow the tokens of a row: XLNet's second stream."""
+    place; no other biases. Queries that nobody sees can follow the tokens of a row: XLNet's second stream. Keys that do
+    not ask can stand before them: Transformer-XL's memory."""
 
     num_heads: int
     dropout: float = 0.1
@@ -64,19 +66,23 @@ class RelativeAttention(nn.Module):
         train: bool,
         token_index: UInt32[Array, "B T"],
         relative: Float[Array, "R D"],
-        same: Bool[Array, "B T L"] | None = None,
-        visible: Bool[Array, "B 1 T L"] | None = None,
+        same: Bool[Array, "B T M"] | None = None,
+        visible: Bool[Array, "B 1 T M"] | None = None,
         asked: Int[Array, "B P"] | None = None,
+        memory: tuple[Float[Array, "B before D"], UInt32[Array, "B before"]] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Mixes the values of the first L tokens.
+        """Mixes the values of M keys, which are those of the memory and of the first L tokens.
 
         Args:
             x: the tokens of the row, and behind them the queries at the places `asked`, T = L + P.
-            relative: the encoding of each of the 2 L `distances`.
+            relative: the encoding of each of the M + L `distances`.
             same: whether a key is of the query's segment; without, all are.
-            visible: in place of `lengths` and `sequence_ids`; a query that sees nothing gets 0.
+            visible: in place of `lengths` and `sequence_ids`, and needed with a memory; a query that sees nothing gets
+                0.
+            memory: what stands before the row, and its `token_index`.
         """
-        width, length, dtype = x.shape[-1], relative.shape[0] // 2, compute_dtype(self.dtype)
+        width, dtype = x.shape[-1], compute_dtype(self.dtype)
+        length = x.shape[1] if asked is None else x.shape[1] - asked.shape[1]
         heads = self.num_heads, width // self.num_heads
         init = kernel_init(self.stddev)
         content, position, segment = (
@@ -84,18 +90,24 @@ class RelativeAttention(nn.Module):
             for name in ("content", "position", "segment")
         )
         segments = self.param("segments", nn.with_logical_partitioning(init, ("S", "H", "K")), (2, *heads))
-        query, key, value = Linear("BLD,DJHK->JBHLK", (3, *heads), self.stddev, False, self.dtype, name="qkv")(x)
+        qkv = Linear("BLD,DJHK->JBHLK", (3, *heads), self.stddev, False, self.dtype, name="qkv")
+        query, key, value = qkv(x)
+        key, value, index = key[:, :, :length], value[:, :, :length], token_index[:, :length]
+        if memory is not None:
+            _, *earlier = qkv(memory[0])
+            key, value = (jnp.concatenate(pair, axis=2) for pair in zip(earlier, (key, value), strict=True))
+            index = jnp.concatenate([memory[1], index], axis=1)
         of_distance = Linear("BLD,DHK->BLHK", heads, self.stddev, False, self.dtype, name="relative")(relative[None])[0]
         scores = by_distance(dot("BHLK,RHK->BHLR", query + position, of_distance, dtype), asked)
         if same is not None:
             of_segment = dot("BHLK,SHK->BHLS", query + segment, segments, dtype)
             scores += jnp.where(same[:, None], of_segment[..., :1], of_segment[..., 1:])
         drop, places = Dropout(self.dropout, self.dropout_bits), Places.of_pairs(token_index, self.num_heads)
-        places = places._replace(column=places.column[..., :length])
+        places = places._replace(column=index[:, None, None])
         mixed, _ = attend(
             query + content,
-            key[:, :, :length],
-            value[:, :, :length],
+            key,
+            value,
             dtype,
             lengths,
             sequence_ids,

@@ -137,12 +137,123 @@ def test_dropout_does_not_depend_on_the_width_of_a_batch(model):
         assert not np.allclose(stream, plain, atol=0.1)
 
 
+def in_chunks(order=False):
+    """Two rows of 14 and 9 tokens; with an order two places of each chunk of 5 are asked for."""
+    batch = {"tokens": tokens(2, 14), "lengths": jnp.array([14, 9], jnp.int32)}
+    if order:
+        places = jnp.array([1, 3, 5, 9, 10, 13])
+        ranks = jnp.zeros((2, 14), jnp.int32).at[:, places].set(jnp.array([[2, 1, 1, 3, 1, 2], [1, 2, 2, 1, 1, 2]]))
+        batch |= {"order": ranks, "asked": jnp.tile(places, (2, 1))}
+    return batch
+
+
+def test_without_a_memory_chunks_are_rows(model):
+    """Each is computed as if it were alone, padding or not, with an order or without; so is a row that is no longer
+    than a chunk."""
+    encoder, params = model
+    apply = jax.jit(lambda encoder, batch: encoder.apply({"params": params}, batch), static_argnums=0)
+    for order in (False, True):
+        batch = in_chunks(order)
+        found = apply(encoder.clone(chunk=5), batch)
+        for chunk, columns in enumerate([slice(0, 5), slice(5, 10), slice(10, 14)]):
+            own = {name: batch[name][:, columns] for name in ("tokens", "order") if name in batch}
+            own["lengths"] = jnp.clip(batch["lengths"] - columns.start, 0, columns.stop - columns.start)
+            if order:
+                own["asked"] = batch["asked"][:, 2 * chunk : 2 * chunk + 2] - columns.start
+            alone = apply(encoder, own)
+            real = np.arange(columns.stop - columns.start) < np.asarray(own["lengths"])[:, None]
+            np.testing.assert_allclose(found.hidden[:, columns][real], alone.hidden[real], atol=1e-5)
+            for name in ("embeddings", "layers"):
+                states = found.intermediates[name][..., columns, :]
+                np.testing.assert_allclose(states[..., real, :], alone.intermediates[name][..., real, :], atol=1e-5)
+            if order and chunk < 2:  # the second row has nothing in the last one
+                seen = found.intermediates["asked"][:, 2 * chunk : 2 * chunk + 2]
+                np.testing.assert_allclose(seen, alone.intermediates["asked"], atol=1e-5)
+        whole = apply(encoder.clone(chunk=14, memory=6), batch)
+        np.testing.assert_array_equal(whole.hidden, apply(encoder, batch).hidden)
+
+
+def test_how_far_a_memory_reaches(model):
+    """Each of the two layers sees the columns before a chunk as the layer below left them; so what is just too far away
+    is seen through its neighbours. Of its own chunk a token sees all. No gradient goes through a memory."""
+    encoder, params = model
+    encoder = encoder.clone(chunk=4, memory=3)
+    own = jnp.arange(1, 17)[None]  # no token twice
+
+    @jax.jit
+    def hidden(table):
+        changed = params | {"embeddings": params["embeddings"] | {"words": {"table": table}}}
+        return encoder.apply({"params": changed}, {"tokens": own}).hidden[0]
+
+    table = params["embeddings"]["words"]["table"]
+    before = hidden(table)
+    reach = {0: 8, 1: 12, 3: 12, 4: 12, 5: 16, 11: 16, 12: 16}  # changes are seen up to there
+    for column, last in reach.items():
+        changed = np.abs(hidden(table.at[own[0, column]].add(1.0)) - before).max(axis=1) > 1e-6
+        assert np.flatnonzero(changed).tolist() == list(range(column // 4 * 4, last)), column
+    jacobian = jax.jit(jax.jacobian(lambda table: jnp.sum(hidden(table), axis=1)))(table)  # [L, V, D]
+    reached = np.abs(jacobian[:, own[0]]).max(axis=2) > 1e-6
+    np.testing.assert_array_equal(reached, np.kron(np.eye(4, dtype=bool), np.ones((4, 4), bool)))
+
+
+def test_gradient_of_the_parameters_through_a_memory(model):
+    """Keys and values of a memory are projected by the layer that reads it, and the projection has a gradient. In one
+    layer, where the memory depends on no other parameter, that is the slope."""
+    encoder, params = model
+    encoder = encoder.clone(chunk=4, memory=3, num_layers=1)
+    params = params | {"layers": jax.tree.map(lambda leaf: leaf[:1], params["layers"])}
+    batch = {"tokens": tokens(1, 8)}
+
+    def second(params):
+        return jnp.sum(jnp.sin(encoder.apply({"params": params}, batch).hidden[:, 4:]))
+
+    gradient = jax.jit(jax.grad(second))(params)["layers"]["attention"]["qkv"]["kernel"][0]
+    kernel = params["layers"]["attention"]["qkv"]["kernel"]
+    direction = jnp.asarray(np.random.default_rng(3).normal(size=kernel.shape), jnp.float32)
+
+    def moved(step):
+        attention = params["layers"]["attention"] | {"qkv": {"kernel": kernel + step * direction}}
+        return second(params | {"layers": params["layers"] | {"attention": attention}})
+
+    step = 3e-3
+    slope = (moved(step) - moved(-step)) / (2 * step)
+    np.testing.assert_allclose(jnp.sum(gradient * direction[0]), slope, rtol=2e-3)
+
+
+def test_dropout_in_chunks_does_not_depend_on_the_width_of_a_batch(model):
+    """One stream and two, with a memory, are the same however far a row is padded and in which micro-batch it is."""
+    _, params = model
+    encoder = Xlnet(**SIZES | {"dropout": 0.3, "attention_dropout": 0.3}, chunk=5, memory=4)
+
+    def streams(batch, train=True):
+        encoded = encoder.apply({"params": params}, batch, train, rngs={"dropout": jax.random.key(0)})
+        return encoded.hidden[1, :9], encoded.intermediates.get("asked", encoded.hidden)[1, :4]
+
+    for order in (False, True):
+        batch = in_chunks(order)
+        wide = {name: jnp.pad(batch[name], ((0, 0), (0, 6))) for name in ("tokens", "order") if name in batch}
+        if order:  # of four chunks
+            wide["asked"] = jnp.concatenate([batch["asked"], jnp.full((2, 2), 15)], axis=1)
+        alone = {name: x[1:] for name, x in batch.items()} | {"row": jnp.array([1], jnp.uint32)}
+        alone = {name: jnp.concatenate([x, x]) for name, x in alone.items()}
+        for stream, padded, single, plain in zip(
+            streams(batch), streams(batch | wide), streams(alone), streams(batch, train=False), strict=True
+        ):
+            np.testing.assert_allclose(stream, padded, atol=1e-5)
+            np.testing.assert_allclose(stream, single, atol=1e-5)
+            assert not np.allclose(stream, plain, atol=0.1)
+
+
 @pytest.mark.parametrize(
     ("fields", "more", "message"),
     [
         ({"attention": "xla"}, {}, "relative attention is computed by 'plain' alone"),
-        ({}, {"order": 9, "sequence_ids": 9}, "an order is of right-padded rows"),
+        ({}, {"order": 9, "sequence_ids": 9}, "an order and chunks are of right-padded rows"),
+        ({"chunk": 4}, {"sequence_ids": 9}, "an order and chunks are of right-padded rows"),
         ({"max_length": 8}, {"order": 9}, "rows of 9 tokens, and max_length is 8"),
+        ({"max_length": 8, "chunk": 4}, {}, "rows of 9 tokens, and max_length is 8"),
+        ({"memory": 4}, {}, "chunk is 0 and memory 4"),
+        ({"chunk": 4}, {"order": 9}, "2 places are asked for, which is no multiple of the 3 chunks"),
     ],
 )
 def test_what_is_refused(fields, more, message):

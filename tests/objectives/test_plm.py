@@ -79,6 +79,36 @@ def test_the_order_is_random():
     assert not chosen[special].any() and (np.abs(chosen[~special] - 900 * 6 / 33) < 65).all()  # of deviation 12
 
 
+@pytest.mark.parametrize("masking", [None, Ngrams(longest=5)])
+def test_chunks_have_orders_of_their_own(masking):
+    """Of each chunk of 16 tokens a sixth is predicted and its places are asked for, in an order that begins anew; none
+    has the order or the choice of another; rows that are no longer than a chunk are as without."""
+    batch = rows()
+    objective = PLM.clone(masking=masking, chunk=16, max_predictions=3)
+    found = corrupted(objective, batch)
+    assert found["asked"].shape == found["plm_weights"].shape == (ROWS, 9)
+    for row in range(ROWS):
+        tokens, length, order = (found[name][row] for name in ("tokens", "lengths", "order"))
+        for chunk, start in enumerate((0, 16, 32)):
+            own = slice(start, min(start + 16, LENGTH))
+            real = max(0, min(length - start, 16))
+            asked, weights = (found[name][row, 3 * chunk : 3 * chunk + 3] for name in ("asked", "plm_weights"))
+            ordered = start + np.flatnonzero(order[own])
+            assert sorted(order[ordered]) == list(range(1, len(ordered) + 1))
+            special = np.flatnonzero((tokens[own] == CLS) | (tokens[own] == SEP)) + start
+            predicted = np.setdiff1d(ordered, special[special < start + real])
+            most = {16: 3, 14: 2, 12: 2, 4: 1, 3: 1, 0: 0}[int(real)]
+            assert len(predicted) == most if masking is None else len(predicted) <= most
+            np.testing.assert_array_equal(weights, np.arange(3) < (0 if row == 4 else len(predicted)))
+            np.testing.assert_array_equal(asked, np.pad(predicted, (0, 3 - len(predicted)), constant_values=start))
+    first, second = ((found["order"] > 0)[::4, own] for own in (slice(1, 16), slice(17, 32)))
+    assert 0.2 < (first == second).all(axis=1).mean() + 0.3 < 0.6  # rarely the same choice
+    short = {name: value[:, :16] if value.ndim == 2 else value for name, value in batch.items()}
+    short["lengths"] = jnp.minimum(short["lengths"], 16)
+    whole, one = (corrupted(own, short) for own in (PLM.clone(masking=masking, max_predictions=3), objective))
+    jax.tree.map(np.testing.assert_array_equal, whole, one)
+
+
 def test_the_head_by_hand():
     """Scores are products with the table of tokens and a bias; loss and accuracy are over what has a weight."""
     rng = np.random.default_rng(0)
@@ -99,6 +129,8 @@ def test_what_is_refused():
     PLM.check_encoder(Xlnet())
     with pytest.raises(ValueError, match="Plm needs an encoder of two streams, such as Xlnet, and not Bert"):
         PLM.check_encoder(Bert())
+    with pytest.raises(ValueError, match="Plm has chunk 0 and the encoder 128: both must cut rows"):
+        PLM.check_encoder(Xlnet(chunk=128))
     with pytest.raises(ValueError, match="Plm has no vocabulary"):
         Plm().corrupt(jax.random.split(jax.random.key(0), ROWS), rows())
     with pytest.raises(ValueError, match="the tokenizer has 61"):

@@ -112,7 +112,7 @@ XLNET = Member(
     written={"pad_token_id": 5, "bos_token_id": 1, "eos_token_id": 2, "mem_len": None}
     | {"summary_activation": "tanh", "d_head": lambda encoder: encoder.width // encoder.num_heads},
     buffers=(),
-    unsaid={"segment_types": Xlnet.segment_types},
+    unsaid={"segment_types": Xlnet.segment_types, "chunk": 0},  # their memory goes from call to call (`mems`)
     hidden=("last_tanh", "sequence_summary.summary"),
     head_dropout="summary_last_dropout",
     words="word_embedding.weight",
