@@ -156,3 +156,59 @@ def test_without_an_order(compare, tmp_path, length):
     found = p(batch["tokens"], np.zeros_like(batch["tokens"]), inputs["attention_mask"])
     compare("hidden", found["hidden"] * mask, expected.hidden_states[-1].numpy() * mask)
     compare("lm_logits", found["lm_logits"] * mask, expected.logits.numpy() * mask)
+
+
+@pytest.mark.parametrize(("length", "chunk", "memory"), [(17, 6, 4), (512, 128, 128), (48, 16, 40)])
+def test_memory(compare, tmp_path, length, chunk, memory):
+    """Rows in chunks are what theirs computes chunk after chunk with the memory that it returned (`mems`): hidden
+    states of one stream; then both streams, loss and all gradients of predictions in a random order of each chunk, with
+    segments and padding."""
+    p = family_model("xlnet", "XLNetLMHeadModel", max_length=512)
+    p.save(tmp_path / "saved")
+    model = p.model.clone(encoder=p.model.encoder.clone(dtype="float32", chunk=chunk, memory=memory))
+    params = jax.tree.map(jnp.asarray, p.params)
+    plain = batch_of(model, length)
+    plm = Plm(max_predictions=max(2, chunk // 3), rate=0.3, chunk=chunk)
+    model = model.clone(objectives={"plm": plm.for_vocabulary(model.encoder.vocab_size, (3, 4, 6))})
+    keys = jax.random.split(jax.random.key(length), 4)
+    weighted = jax.tree.map(jnp.asarray, plain | {"weight": np.ones(4, np.float32)})
+    batch = jax.tree.map(np.asarray, model.objectives["plm"].corrupt(keys, weighted))
+
+    theirs = opened(tmp_path / "saved", "XLNetLMHeadModel")
+    theirs.transformer.mem_len = memory
+    mems = {False: None, True: None}  # of one stream and of two
+    real = (np.arange(length) < plain["lengths"][:, None])[..., None]
+    alone = jax.jit(model.encoder.apply)({"params": params["encoder"]}, jax.tree.map(jnp.asarray, plain)).hidden
+    encoded = jax.jit(model.encoder.apply)({"params": params["encoder"]}, jax.tree.map(jnp.asarray, batch))
+    places = plm.max_predictions
+    total, count = 0.0, batch["plm_weights"].sum()
+    for i, start in enumerate(range(0, length, chunk)):
+        columns, asked = slice(start, min(start + chunk, length)), slice(i * places, (i + 1) * places)
+        part = {name: batch[name][:, columns] for name in ("tokens", "segments", "order")}
+        part |= {name: batch[name][:, asked] for name in ("plm_labels", "plm_weights")}
+        part["asked"] = batch["asked"][:, asked] - start
+        mask = real[:, columns, 0].astype(np.int32)
+        inputs = {"input_ids": part["tokens"], "token_type_ids": part["segments"], "attention_mask": mask}
+        arguments, labels = permutation(part)
+        for two in (False, True):
+            own = tensors(inputs) | ({name: torch.tensor(x) for name, x in arguments.items()} if two else {})
+            found = theirs(**own, mems=mems[two], use_mems=True, output_hidden_states=True)
+            mems[two] = found.mems
+            states = [states.detach().numpy() for states in found.hidden_states]
+            content = (encoded.hidden if two else alone)[:, columns] * mask[..., None]
+            compare("hidden", content, states[-2 if two else -1] * mask[..., None])
+            if not two:
+                continue
+            weights = part["plm_weights"][..., None]
+            compare("hidden", encoded.intermediates["asked"][:, asked] * weights, states[-1] * weights)
+            logits, labels = found.logits.flatten(0, 1), torch.tensor(labels.astype(np.int64)).flatten()
+            total += torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / float(count)
+    total.backward()
+
+    def loss(params):
+        return model.loss_of(model.apply({"params": params}, jax.tree.map(jnp.asarray, batch)))
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    gradient = names.from_params(gradient, model.encoder, model.objectives, "huggingface")
+    compare("loss", float(value), total.item())
+    compare("gradients", with_own_scale(gradient), with_own_scale(gradients(theirs)))
