@@ -19,10 +19,19 @@ For base: `--size base`. The activation is the original's GELU, the tanh approxi
 micro-batches (`--accumulate`), so that it runs on any number of devices: the default makes them of 32 rows. On one
 machine: `--size mini --batch-size 64 --accumulate 1 --steps 20000 --optimizer.warmup 1000`.
 
-Where it differs: rows are not packed. There is no memory of the text before a row; there half of a row is kept as such,
-and each half has an order of its own, here the whole row has one. No row is read backwards. `[CLS]` stands first in the
-rows that are made here and last in theirs, and so does the token that a head over texts reads: fine-tuned from the
-released weights, that is a `[SEP]`. Nothing of this size has been measured here.
+Segment recurrence is an option: rows are of 4,096 tokens of running text, computed in chunks of 512, and each sees 384
+columns before it (zihangdai/xlnet README.md, `mem_len`), in the states that they had in their own chunk. The corpus is
+then made with `--rows stream --max-seq-length 4096`, and a batch has an eighth of the rows:
+
+    python experiments/pretrain_xlnet.py --chunk 512 --memory 384 --workdir runs/xlnet --corpus runs/spm4096 \
+        --batch-size 1024 --accumulate 32
+
+Where it differs: rows are not packed. Without a memory a whole row has one order, where there each half has its own.
+With it, a row's chunks are computed in one step, so what is remembered is never older than the parameters, but ends
+with the row; there it goes from batch to batch, rows overlap by half, and a row ends with a segment that may be from
+elsewhere. No row is read backwards. `[CLS]` stands first in the rows that are made here and last in theirs, and so does
+the token that a head over texts reads: fine-tuned from the released weights, that is a `[SEP]`. Nothing of this size
+has been measured here.
 """
 
 from pathlib import Path
@@ -40,10 +49,11 @@ from bert_jax.training.optim import BertAdam
 Size = Literal["tiny", "mini", "small", "medium", "base", "large"]
 
 
-def config(size: Size = "large") -> Experiment:
+def config(size: Size = "large", chunk: int = 0, memory: int = 0) -> Experiment:
+    encoder = xlnet(size, max_length=8 * chunk or 512, chunk=chunk, memory=memory)
     return Experiment(
         task=Pretraining(Path("runs/spm512")),
-        learner=Multitask(xlnet(size), {"plm": Plm(masking=Ngrams(longest=5))}),
+        learner=Multitask(encoder, {"plm": Plm(masking=Ngrams(longest=5), chunk=chunk)}),
         optimizer=BertAdam(learning_rate=4e-4, warmup=40_000),
         padding="trimmed",
         batch_size=8192,

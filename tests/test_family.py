@@ -393,6 +393,29 @@ def test_the_generator_of_electra(experiments, finished, tmp_path):
     assert p(tokens)["rtd_logits"].shape == tokens.shape
 
 
+@pytest.mark.xdist_group("family-xlnet")
+def test_memory_of_xlnet(experiments, tmp_path):
+    """Rows in chunks that remember: the same losses, with dropout, where parameters are split over devices, rows cut to
+    what a batch needs and computed in micro-batches; the memory counts; a run is opened with it, and is not saved for
+    those whose memory is another."""
+
+    def run(name, memory, **overrides):
+        encoder = Xlnet(**SIZES, chunk=8, memory=memory)
+        learner = Multitask(encoder, {"plm": Plm(max_predictions=2, chunk=8, init_stddev=STDDEV)})
+        changed = {"learner": learner, "steps": 4, "eval_every": 4} | overrides
+        train(dataclasses.replace(experiments["xlnet"], **changed), tmp_path / name)
+        return losses(tmp_path / name)
+
+    straight = run("straight", 8, padding="full")
+    split = run("split", 8, padding="trimmed", mesh=MeshShape(data=2, fsdp=4), accumulate=2)
+    np.testing.assert_allclose(split, straight, rtol=2e-4)
+    assert not np.allclose(run("without", 0, padding="full"), straight, rtol=1e-4)
+    p = load(tmp_path / "straight")
+    assert (p.model.encoder.chunk, p.model.encoder.memory) == (8, 8)
+    with pytest.raises(ValueError, match="chunk is 8, and their xlnet has no other than 0: format bert_jax keeps it"):
+        p.save(tmp_path / "saved")
+
+
 @pytest.mark.xdist_group("family-modernbert")
 def test_no_positions_to_extend(experiments, finished):
     """ModernBERT has no table of them, and says what to give instead."""
