@@ -112,7 +112,8 @@ class Xlnet(Tower):
         if length > most:
             raise ValueError(f"rows of {length} tokens, and max_length is {most}")
         row = batch.get("row", jnp.arange(count)).astype(jnp.uint32)[:, None]
-        row *= jnp.uint32(2 * most if "order" in batch else most)
+        # Behind a row's tokens come the places of its second stream, up to twice as many where a chunk is filled up.
+        row *= jnp.uint32(3 * most if "order" in batch else most)
         index: UInt32[Array, "R T"] = chunks.fold(row + jnp.arange(length, dtype=jnp.uint32))
         rows = {name: chunks.fold(batch[name]) for name in ("tokens", "segments", "order") if name in batch}
         rows["lengths"] = chunks.lengths(batch.get("lengths", jnp.full(count, length)))
