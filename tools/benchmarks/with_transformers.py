@@ -174,27 +174,33 @@ def encode_sentences(tokenizer: Any, examples: list[dict[str, Any]]) -> list[dic
 
 
 def encode_questions(tokenizer: Any, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Windows of questions and contexts for their question answering, as their example run_qa.py makes them."""
-    encoded = tokenizer(
-        [example["question"] for example in examples],
-        [example["context"] for example in examples],
-        truncation="only_second",
-        max_length=384,
-        stride=128,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-    )
-    found = []
-    for i, number in enumerate(encoded["overflow_to_sample_mapping"]):
-        text, start = examples[number]["answers"][0]
-        of_context = [at for at, part in enumerate(encoded.sequence_ids(i)) if part == 1]
-        offsets = encoded["offset_mapping"][i]
-        first = [at for at in of_context if offsets[at][0] <= start < offsets[at][1]]
-        last = [at for at in of_context if offsets[at][0] < start + len(text) <= offsets[at][1]]
-        window = {name: encoded[name][i] for name in ("input_ids", "token_type_ids", "attention_mask")}
-        places = (first[0], last[0]) if first and last else (0, 0)
-        found.append(window | dict(zip(("start_positions", "end_positions"), places, strict=True)))
-    return found
+    """Windows of questions and contexts for their question answering, as their example run_qa.py makes them. A window
+    begins 128 tokens behind the one before it, as in the original; theirs is told how many both share, which depends on
+    the question's length."""
+    lengths = [len(ids) for ids in tokenizer([x["question"] for x in examples], add_special_tokens=False)["input_ids"]]
+    found: list[list[dict[str, Any]]] = [[] for _ in examples]
+    for length in sorted(set(lengths)):
+        numbers = [i for i, own in enumerate(lengths) if own == length]
+        encoded = tokenizer(
+            [examples[i]["question"] for i in numbers],
+            [examples[i]["context"] for i in numbers],
+            truncation="only_second",
+            max_length=384,
+            stride=384 - 3 - length - 128,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
+        for i, number in enumerate(encoded["overflow_to_sample_mapping"]):
+            text, start = examples[numbers[number]]["answers"][0]
+            of_context = [at for at, part in enumerate(encoded.sequence_ids(i)) if part == 1]
+            offsets = encoded["offset_mapping"][i]
+            first = [at for at in of_context if offsets[at][0] <= start < offsets[at][1]]
+            last = [at for at in of_context if offsets[at][0] < start + len(text) <= offsets[at][1]]
+            window = {name: encoded[name][i] for name in ("input_ids", "token_type_ids", "attention_mask")}
+            places = (first[0], last[0]) if first and last else (0, 0)
+            window |= dict(zip(("start_positions", "end_positions"), places, strict=True))
+            found[numbers[number]].append(window)
+    return [window for windows in found for window in windows]
 
 
 def accuracy(model: torch.nn.Module, batches: Any) -> dict[str, float]:
