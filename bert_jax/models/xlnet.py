@@ -55,7 +55,7 @@ class Xlnet(Tower):
         """Encodes a batch (`models.tower.encode`).
 
         A batch with `order` [B, L] and `asked` [B, P] is one of right-padded rows to be predicted (section 2.3).
-        `order` is 0 for tokens that are given; of the others no two in a row have the same, and each sees those up to
+        `order` is 0 for tokens that are given; of the others no two in a chunk have the same, and each sees those up to
         its own. `asked` are the places of a second stream, as many in each chunk, which begins as the embedding of the
         mask, and sees what is before the place in the order: `intermediates["asked"]` [B, P, D] knows where it stands
         and not what stands there. It is computed unpacked.
@@ -121,7 +121,8 @@ class Xlnet(Tower):
             places = batch["asked"].shape[1]
             if places % chunks.count:
                 raise ValueError(
-                    f"{places} places are asked for, which is no multiple of the {chunks.count} chunks of a row"
+                    f"{places} places are asked for, which is no multiple of the {chunks.count} chunks of a row: "
+                    "the objective must have the encoder's chunk"
                 )
             rows["asked"] = chunks.own_columns(batch["asked"])
             own = row + jnp.uint32(most) + jnp.arange(places, dtype=jnp.uint32)
@@ -153,16 +154,16 @@ def _same_segment(rows: Mapping[str, Array], memory: int) -> Bool[Array, "R T M"
 
 def _visible(rows: Mapping[str, Array], chunks: Chunks) -> Bool[Array, "R 1 T M"]:
     """Which keys each token of one stream or two sees: all of the memory, and of its chunk what its order says."""
-    places = jnp.arange(chunks.size)
-    visible = jnp.broadcast_to(places < rows["lengths"][:, None, None], (len(rows["lengths"]), *2 * places.shape))
+    real = jnp.arange(chunks.size) < rows["lengths"][:, None]
+    seen = jnp.concatenate([chunks.known(), real], axis=-1)[:, None]
+    visible = jnp.broadcast_to(seen, (len(seen), rows["token_index"].shape[1], seen.shape[-1]))
     if "order" in rows:
         order = rows["order"]
         given = order[:, None, :]
         before = jnp.take_along_axis(order, rows["asked"], axis=1)[:, :, None]
         ordered = jnp.concatenate([given <= order[:, :, None], given < before], axis=1)
-        visible = visible[:, :1] & ordered
-    known = jnp.broadcast_to(chunks.known()[:, None], (*visible.shape[:2], chunks.memory))
-    return jnp.concatenate([known, visible], axis=-1)[:, None]
+        visible &= jnp.pad(ordered, ((0, 0), (0, 0), (chunks.memory, 0)), constant_values=True)
+    return visible[:, None]
 
 
 class _Embeddings(nn.Module):

@@ -101,8 +101,9 @@ def test_chunks_have_orders_of_their_own(masking):
             assert len(predicted) == most if masking is None else len(predicted) <= most
             np.testing.assert_array_equal(weights, np.arange(3) < (0 if row == 4 else len(predicted)))
             np.testing.assert_array_equal(asked, np.pad(predicted, (0, 3 - len(predicted)), constant_values=start))
-    first, second = ((found["order"] > 0)[::4, own] for own in (slice(1, 16), slice(17, 32)))
-    assert 0.2 < (first == second).all(axis=1).mean() + 0.3 < 0.6  # rarely the same choice
+    plain = batch | {"tokens": jnp.full((ROWS, LENGTH), 9), "lengths": jnp.full(ROWS, LENGTH)}
+    first, second = (corrupted(objective, plain)["order"][:, own] for own in (slice(0, 16), slice(16, 32)))
+    assert (first == second).all(axis=1).mean() < 0.05  # of thousands of choices and orders hardly ever the same
     short = {name: value[:, :16] if value.ndim == 2 else value for name, value in batch.items()}
     short["lengths"] = jnp.minimum(short["lengths"], 16)
     whole, one = (corrupted(own, short) for own in (PLM.clone(masking=masking, max_predictions=3), objective))
