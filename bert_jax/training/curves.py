@@ -9,6 +9,7 @@ from bert_jax.training.log import read_metrics
 _TRAINING = {"linewidth": 1.0, "alpha": 0.4}  # noisier than the evaluations, and drawn under them
 _HELD_OUT = {"linewidth": 1.8, "markersize": 3.5, "zorder": 3}
 _MARKERS = "os^Dv"  # of one evaluation after another
+_BESIDE = 3  # of more runs than these the names stand beside a panel: inside they would cover the curves
 
 
 def plot_curves(
@@ -41,7 +42,8 @@ def plot_curves(
         raise ValueError(f"nothing to draw for {missing or 'loss or accuracy'}; metrics there: {', '.join(there)}")
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.4 * columns, 3.2 * rows), dpi=130, layout="constrained")
+    many = len(curves) > _BESIDE
+    figure = Figure(figsize=((6.4 if many else 4.4) * columns, 3.2 * rows), dpi=130, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax in axes[len(panels) :]:
         ax.remove()
@@ -49,7 +51,8 @@ def plot_curves(
         _draw(ax, panel, curves)
         if baselines and panel in baselines:
             ax.axhline(baselines[panel], color="black", linestyle="--", linewidth=1, label="baseline")
-        ax.legend(frameon=False, fontsize="small")
+        place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "fontsize": "x-small"} if many else {}
+        ax.legend(**{"frameon": False, "fontsize": "small"} | place)
     FigureCanvasAgg(figure).print_png(str(png), metadata={"Software": None})
 
 
